@@ -1,0 +1,49 @@
+"""gradwatch: sees, names and survives numerical trouble while a network trains.
+
+The public names load on first use, so that ``import gradwatch`` is quick and reading a finished run needs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradwatch.engine.monitor import HealthMonitor
+    from gradwatch.errors import NonFiniteError
+    from gradwatch.integrations.lightning import NumericalHealthMonitor
+    from gradwatch.serialization import load_events, load_incident
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "HealthMonitor",
+    "NonFiniteError",
+    "NumericalHealthMonitor",
+    "__version__",
+    "load_events",
+    "load_incident",
+]
+
+_HOME = {
+    "HealthMonitor": "gradwatch.engine.monitor",
+    "NonFiniteError": "gradwatch.errors",
+    "NumericalHealthMonitor": "gradwatch.integrations.lightning",
+    "load_events": "gradwatch.serialization",
+    "load_incident": "gradwatch.serialization",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home when it is first asked for."""
+    if name not in _HOME:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # the next access costs a dictionary look-up
+    return value
+
+
+def __dir__() -> list[str]:
+    """What the package offers, loaded or not."""
+    return sorted(__all__)

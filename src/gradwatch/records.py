@@ -1,0 +1,232 @@
+"""What gradwatch writes down: frozen records of plain Python values.
+
+Sinks, detectors, the report and the tests share these classes. None of them holds a tensor, so a record can be
+written to disk, pickled, compared and read on a machine without torch. A field named here is a key in
+``events.jsonl`` or ``incident.json``; norms are L2 norms, steps are the Trainer's ``global_step`` before the
+optimizer step, times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+SCHEMA_VERSION = 1
+
+Action = Literal["raised", "stopped", "skipped", "warned"]
+Cause = Literal["dynamics"]
+FirstSeen = Literal["batch", "loss", "gradient", "parameter", "buffer", "optimizer"]
+Phase = Literal["input", "parameter", "buffer", "forward", "backward", "optimizer", "not_reproduced"]
+Transition = Literal["finite->nan", "finite->inf", "inf->nan"]
+Severity = Literal["info", "warning", "error"]
+RunStatus = Literal["finished", "stopped", "interrupted", "nonfinite", "exception"]
+FindingStatus = Literal["opened", "updated", "closed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What every line of ``events.jsonl`` has: when, and at which step of which rank."""
+
+    type: ClassVar[str]
+
+    time: float
+    step: int
+    epoch: int
+    batch_idx: int | None
+    rank: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipRule:
+    """The limit on the total gradient norm, and where it comes from.
+
+    ``max_norm`` is None when gradwatch does not clip; ``source`` is a citation or the argument that set it.
+    """
+
+    max_norm: float | None
+    family: str | None
+    reason: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParameterRow:
+    """One row of the parameter table. ``optimizer`` is an index, or None for a parameter that no optimizer steps."""
+
+    name: str
+    layer: str
+    shape: tuple[int, ...]
+    dtype: str
+    device: str
+    requires_grad: bool
+    optimizer: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStart(Event):
+    """The setting of a run, written once at its start."""
+
+    type: ClassVar[str] = "run_start"
+
+    run_id: str
+    resumed_from: str | None
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    precision: dict[str, Any]
+    strategy: str
+    world_size: int
+    optimizers: list[dict[str, Any]]
+    seeds: dict[str, Any]
+    determinism: dict[str, Any]
+    clip: ClipRule
+    settings: dict[str, Any]
+    parameters: list[ParameterRow]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnd(Event):
+    """How a run ended: ``status`` is finished, stopped, interrupted, nonfinite or exception."""
+
+    type: ClassVar[str] = "run_end"
+
+    run_id: str
+    status: RunStatus
+    reason: str | None
+    steps: int
+    skipped_steps: int
+    incidents: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerNorms:
+    """One layer at one optimizer step.
+
+    ``grad_norm`` and ``nonfinite`` describe the gradient before clipping; None stands for "no gradient".
+    ``update_ratio`` is the norm of the change that the optimizer made, divided by ``weight_norm``.
+    """
+
+    grad_norm: float | None
+    weight_norm: float | None
+    update_ratio: float | None
+    nonfinite: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipState:
+    """What clipping did at one step: gradients were multiplied by ``coefficient`` (1.0 when nothing was done)."""
+
+    max_norm: float | None
+    coefficient: float
+    clipped: bool
+    rate: float
+    largest_layer: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Every optimizer step since the last record, this one included, so that no spike falls between two records."""
+
+    steps: int
+    grad_norm_max: float | None
+    grad_norm_max_step: int | None
+    loss_max: float | None
+    clipped_steps: int
+    skipped_steps: int
+    nonfinite_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord(Event):
+    """One optimizer step on a log step, over the parameters of that optimizer.
+
+    ``loss`` is the user's own: the mean of the losses backpropagated since this optimizer's last step, neither
+    divided by accumulation nor multiplied by the loss scale. ``log_step`` is the x-axis of the loggers.
+    """
+
+    type: ClassVar[str] = "step"
+
+    optimizer: int
+    log_step: int
+    loss: float | None
+    grad_norm: float | None
+    clip: ClipState
+    lr: float | None
+    lr_groups: list[float]
+    loss_scale: float | None
+    skipped_steps: int
+    window: Window
+    layers: dict[str, LayerNorms]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding(Event):
+    """Something a rule noticed, with its evidence and what to try."""
+
+    type: ClassVar[str] = "finding"
+
+    code: str
+    status: FindingStatus
+    since_step: int
+    severity: Severity
+    layer: str | None
+    message: str
+    evidence: dict[str, Any]
+    advice: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceLine:
+    """The innermost frame of the user's own code."""
+
+    file: str
+    line: int
+    function: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSummary:
+    """Range and special values of a tensor; ``min`` and ``max`` are over its finite elements."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    min: float | None
+    max: float | None
+    nan: int
+    posinf: int
+    neginf: int
+    zeros: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a non-finite value was born, as far as it is known."""
+
+    phase: Phase
+    op: str | None = None
+    module: str | None = None
+    module_type: str | None = None
+    tensor: str | None = None
+    source: SourceLine | None = None
+    transition: Transition | None = None
+    ranks: list[int] = field(default_factory=list)
+    cause: Cause | None = None
+    inputs: list[TensorSummary] = field(default_factory=list)
+    output: TensorSummary | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incident(Event):
+    """The first sight of a non-finite value, and what was done about it."""
+
+    type: ClassVar[str] = "incident"
+
+    world_size: int
+    first_seen: FirstSeen
+    origin: Origin
+    reproduced: bool
+    affected: list[str]
+    explanation: str
+    advice: str
+    anomaly_traceback: str | None
+    action: Action

@@ -1,0 +1,16 @@
+"""Records as JSON and back, and the files of a run; standard library only, for machines without torch."""
+
+from gradwatch.serialization.codec import SchemaError, UnknownEvent, from_dict, to_dict, to_json_line
+from gradwatch.serialization.files import iter_events, load_events, load_incident, log_name
+
+__all__ = [
+    "SchemaError",
+    "UnknownEvent",
+    "from_dict",
+    "iter_events",
+    "load_events",
+    "load_incident",
+    "log_name",
+    "to_dict",
+    "to_json_line",
+]
