@@ -34,14 +34,15 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name from its home when it is first asked for."""
-    if name not in _HOME:
-        message = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(message)
-    value = getattr(import_module(_HOME[name]), name)
-    globals()[name] = value  # the next access costs a dictionary look-up
-    return value
+if not TYPE_CHECKING:  # a type checker that saw it would let every misspelt name pass
+
+    def __getattr__(name: str) -> object:
+        """Import a public name from its home when it is first asked for."""
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value  # the next access costs a dictionary look-up
+        return value
 
 
 def __dir__() -> list[str]:

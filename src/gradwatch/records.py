@@ -140,7 +140,8 @@ class StepRecord(Event):
     """One optimizer step on a log step, over the parameters of that optimizer.
 
     ``loss`` is the user's own: the mean of the losses backpropagated since this optimizer's last step, neither
-    divided by accumulation nor multiplied by the loss scale. ``log_step`` is the x-axis of the loggers.
+    divided by accumulation nor multiplied by the loss scale. ``log_step`` is the x-axis of the loggers;
+    ``skipped_steps`` and ``nonfinite_steps`` count from the start of the run, or of the one that it resumes.
     """
 
     type: ClassVar[str] = "step"
@@ -154,6 +155,7 @@ class StepRecord(Event):
     lr_groups: list[float]
     loss_scale: float | None
     skipped_steps: int
+    nonfinite_steps: int
     window: Window
     layers: dict[str, LayerNorms]
 

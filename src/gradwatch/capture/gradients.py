@@ -1,0 +1,102 @@
+"""One pass over the gradients of one optimizer, and one transfer to the host."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from gradwatch.numerics import exact_l2_norms, l2_norms, nonfinite_counts, total_norm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from gradwatch.capture.parameters import ParameterGroup
+
+# An fp32 norm below this may have lost elements whose squares underflow (1e-23 squared is below the smallest float).
+UNDERFLOW = 1e-15
+
+
+class Gradients(NamedTuple):
+    """The gradients of one optimizer's parameters, read once.
+
+    ``positions`` maps ``tensors`` to the group's parameters; a parameter without gradient has no entry.
+    ``norms`` are L2 norms, float64, shape [len(tensors)], unscaled; ``extras`` are the host values of the scalars
+    that travelled along. ``counts`` (NaN, +inf, -inf per tensor, shape [n, 3]) is None when nothing is non-finite.
+    ``huge``: finite, but the square of an element overflows float32.
+    """
+
+    tensors: list[Tensor]
+    positions: np.ndarray
+    norms: np.ndarray
+    total: float
+    extras: list[float]
+    counts: np.ndarray | None = None
+    huge: bool = False
+
+    @property
+    def finite(self) -> bool:
+        """Whether every element of every gradient is finite."""
+        return self.counts is None
+
+    def divided_by(self, loss_scale: float) -> Gradients:
+        """Return the norms without a GradScaler's scale, for gradients that are still multiplied by it."""
+        return self._replace(norms=self.norms / loss_scale, total=self.total / loss_scale)
+
+
+def read_gradients(group: ParameterGroup, extras: Sequence[Tensor] = ()) -> Gradients:
+    """Measure the gradients of ``group``; ``extras`` are one-element tensors that share the transfer to the host."""
+    pairs = [(i, p.grad) for i, p in enumerate(group.parameters) if p.grad is not None]
+    tensors = [gradient for _, gradient in pairs]
+    positions = np.array([i for i, _ in pairs], dtype=np.intp)
+    norms, host = _to_host(l2_norms(tensors) if tensors else None, extras)
+    total = math.sqrt(float(norms @ norms)) if norms.size else 0.0
+    measured = Gradients(tensors, positions, norms, total, host)
+    return measured if math.isfinite(total) else _look_closer(measured)
+
+
+def _to_host(norms: Tensor | None, extras: Sequence[Tensor]) -> tuple[np.ndarray, list[float]]:
+    empty = np.zeros(0)
+    if norms is None and not extras:
+        return empty, []
+    if (norms is None or norms.is_cpu) and all(extra.is_cpu for extra in extras):
+        return empty if norms is None else norms.double().numpy(), [float(extra) for extra in extras]
+    # float32 where the device has no float64 (MPS); losses and norms keep their range in it.
+    device = norms.device if norms is not None else extras[0].device
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    scalars = [extra.detach().to(device, wide, non_blocking=True).reshape(1) for extra in extras]
+    packed = torch.cat(([] if norms is None else [norms.to(wide)]) + scalars).cpu().double().numpy()
+    split = packed.size - len(scalars)
+    return packed[:split], packed[split:].tolist()
+
+
+def _look_closer(measured: Gradients) -> Gradients:
+    """Tell a non-finite element from a norm whose squares have overflowed: only after the cheap screen has fired."""
+    counts = nonfinite_counts(measured.tensors).cpu().numpy()
+    if counts.any():
+        return measured._replace(counts=counts)
+    exact = exact_l2_norms(measured.tensors)
+    return measured._replace(norms=exact.cpu().numpy(), total=float(total_norm(exact)), huge=True)
+
+
+def without_underflow(measured: Gradients, loss_scale: float | None = None) -> Gradients:
+    """Return ``measured`` with norms too small for float32 squares measured again in float64 (log steps only)."""
+    small = np.flatnonzero(measured.norms < UNDERFLOW) if measured.finite else np.zeros(0, dtype=np.intp)
+    if not small.size:
+        return measured
+    norms = measured.norms.copy()
+    norms[small] = exact_l2_norms([measured.tensors[i] for i in small]).cpu().numpy() / (loss_scale or 1.0)
+    return measured._replace(norms=norms)
+
+
+def total_on_device(group: ParameterGroup) -> Tensor | None:
+    """Return the total norm as a 0-dim tensor, without waiting for it: non-finite once any gradient is.
+
+    A norm whose squares overflow reads as infinite here; the caller compares with the verdict at the step.
+    """
+    tensors = [p.grad for p in group.parameters if p.grad is not None]
+    return total_norm(l2_norms(tensors)) if tensors else None

@@ -1,0 +1,120 @@
+"""The parameter table: which parameter belongs to which layer and to which optimizer."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch.nn.parameter import UninitializedParameter, is_lazy
+
+from gradwatch.records import ParameterRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+ROOT_LAYER = "(root)"
+
+
+def layer_of(parameter_name: str, granularity: str) -> str:
+    """Return the module that owns a parameter (``encoder.0.weight`` → ``encoder.0``), or the name itself.
+
+    A parameter held by the root module itself belongs to the layer ``(root)``. The two tensors that a
+    parametrization (spectral or weight norm) keeps for one weight belong to the module that it parametrizes.
+    """
+    if granularity == "parameter":
+        return parameter_name
+    owner, *parametrized = re.split(r"(?:^|\.)parametrizations\.", parameter_name, maxsplit=1)
+    if not parametrized:
+        owner = parameter_name.rpartition(".")[0]
+    return owner or ROOT_LAYER
+
+
+@dataclass(slots=True)
+class ParameterGroup:
+    """The parameters that one optimizer steps, in the module's order, with their layers.
+
+    ``layer_index`` maps the parameters (axis 0) to positions in ``layers``.
+    """
+
+    index: int
+    optimizer: Optimizer
+    names: list[str]
+    parameters: list[nn.Parameter]
+    layers: list[str]
+    layer_index: np.ndarray
+
+    def outdated(self) -> bool:
+        """Whether the optimizer has since been given other parameters (fine-tuning callbacks add groups)."""
+        return sum(len(group["params"]) for group in self.optimizer.param_groups) != len(self.parameters)
+
+    def layer_norms(self, norms: np.ndarray) -> np.ndarray:
+        """Join per-parameter L2 norms (shape [n]) into per-layer ones: sqrt of the sum of squares.
+
+        Dividing by the largest first keeps the squares of float64 gradients (1e300) from overflowing.
+        """
+        if not norms.size:
+            return np.zeros(len(self.layers))
+        finite = norms[np.isfinite(norms)]
+        scale = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+        squares = np.bincount(self.layer_index, weights=np.square(norms / scale), minlength=len(self.layers))
+        return np.sqrt(squares) * scale
+
+
+def group_parameters(
+    module: nn.Module, optimizers: Sequence[Optimizer], granularity: str = "layer"
+) -> list[ParameterGroup]:
+    """Return one group an optimizer. Tied parameters carry the first of their names, as ``named_parameters`` has it."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    order = {key: position for position, key in enumerate(names)}
+    return [_group(index, optimizer, names, order, granularity) for index, optimizer in enumerate(optimizers)]
+
+
+def _group(
+    index: int, optimizer: Optimizer, names: dict[int, str], order: dict[int, int], granularity: str
+) -> ParameterGroup:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters.sort(key=lambda parameter: order.get(id(parameter), len(order)))
+    labels = [names.get(id(parameter), f"optimizer{index}.param{i}") for i, parameter in enumerate(parameters)]
+    owners = [layer_of(label, granularity) for label in labels]
+    layers = list(dict.fromkeys(owners))
+    position = {layer: i for i, layer in enumerate(layers)}
+    return ParameterGroup(
+        index=index,
+        optimizer=optimizer,
+        names=labels,
+        parameters=parameters,
+        layers=layers,
+        layer_index=np.array([position[owner] for owner in owners], dtype=np.intp),
+    )
+
+
+def has_lazy_parameters(module: nn.Module) -> bool:
+    """Whether a lazy module still waits for its first forward before its parameters have a shape."""
+    return any(is_lazy(parameter) for parameter in module.parameters())
+
+
+def parameter_table(module: nn.Module, groups: Sequence[ParameterGroup], granularity: str) -> list[ParameterRow]:
+    """Return a row a parameter for ``run_start``, in the module's order."""
+    owner = {id(parameter): group.index for group in groups for parameter in group.parameters}
+    return [
+        ParameterRow(
+            name=name,
+            layer=layer_of(name, granularity),
+            shape=() if isinstance(parameter, UninitializedParameter) else tuple(parameter.shape),
+            dtype=str(parameter.dtype).removeprefix("torch."),
+            device=str(parameter.device),
+            requires_grad=parameter.requires_grad,
+            optimizer=owner.get(id(parameter)),
+        )
+        for name, parameter in module.named_parameters()
+    ]
+
+
+def orphans(table: Sequence[ParameterRow]) -> list[str]:
+    """Return the trainable parameters that no optimizer steps."""
+    return [row.name for row in table if row.requires_grad and row.optimizer is None]

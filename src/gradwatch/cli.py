@@ -1,0 +1,71 @@
+"""The command line. Each command imports what it needs when it runs, so that usage and errors are instant."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradwatch import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+DONE, UNHEALTHY, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status: 0 done, 1 unhealthy, 2 wrong usage or unreadable input."""
+    parsed = _parser().parse_args(arguments)
+    status: int = parsed.command(parsed)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gradwatch", description="Numerical health of PyTorch Lightning trainings.")
+    parser.add_argument("--version", action="version", version=f"gradwatch {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "train three small models and one with a real bug under the monitor, and show what it saw"
+    demo = commands.add_parser("demo", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    demo.add_argument(
+        "--dir", type=Path, default=Path("gradwatch_demo"), help="where to write; a second run gets a subfolder"
+    )
+    demo.add_argument("--quick", action="store_true", help="a few steps each, too few to learn anything")
+    demo.set_defaults(command=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415 - lazy, see above
+
+    from gradwatch.demo.setting import DemoError, check_packages, fresh_folder  # noqa: PLC0415
+
+    try:
+        check_packages()
+        folder = fresh_folder(arguments.dir)
+    except DemoError as error:
+        return _complain(f"demo: {error}", UNUSABLE)
+    console = Console(highlight=False)
+    duration = "a few seconds" if arguments.quick else "one to two minutes"
+    used = "" if folder == arguments.dir else f" ({arguments.dir} is in use)"
+    console.print(f"Three trainings and a real bug, {duration}, in {folder}{used}", markup=False, soft_wrap=True)
+    try:
+        from gradwatch.demo.run import run_demo  # noqa: PLC0415 - imports torch
+
+        return DONE if run_demo(console, folder, quick=arguments.quick) else UNHEALTHY
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
+        return _complain(f"demo: interrupted; what was written so far is in {folder}", INTERRUPTED)
+
+
+def _complain(message: str, status: int) -> int:
+    sys.stderr.write(f"gradwatch {message}\n")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

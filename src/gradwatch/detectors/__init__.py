@@ -1,0 +1,1 @@
+"""Rules that read the numbers of a run and return findings."""

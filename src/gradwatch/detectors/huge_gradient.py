@@ -1,0 +1,27 @@
+"""A gradient that is finite but whose square is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradwatch.records import Finding
+
+# The largest float32 is 3.4e38: squares of anything above its root are inf (IEEE 754 binary32).
+SQUARE_OVERFLOWS = 1.8e19
+
+
+def huge_gradient(header: dict[str, Any], layer: str, norm: float, *, clipped: bool) -> Finding:
+    """Return the finding for a finite gradient norm whose square overflows float32."""
+    fate = "It was clipped." if clipped else "It was not clipped, and Adam's second moment of it is infinite."
+    return Finding(
+        **header,
+        code="huge-gradient",
+        status="opened",
+        since_step=header["step"],
+        severity="warning",
+        layer=layer,
+        message=f"The gradient of {layer} has a norm of {norm:.3g}: finite, but its square overflows float32. {fate}",
+        evidence={"grad_norm": norm, "square_overflows_above": SQUARE_OVERFLOWS},
+        advice="Look at this batch and at the learning rate; clip the gradients. torch.nn.utils.clip_grad_norm_ alone"
+        " would have computed an infinite norm here and set every gradient to zero.",
+    )

@@ -1,0 +1,1 @@
+"""From a non-finite value to its cause: evidence, blame, incident."""

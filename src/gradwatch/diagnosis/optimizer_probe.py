@@ -1,0 +1,58 @@
+"""Would this optimizer make a finite weight non-finite? Asked of a copy, once a weight has turned bad."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
+
+
+def makes_nonfinite(optimizer: Optimizer, parameter: nn.Parameter, gradient_norm: float) -> bool:
+    """Return whether one more step of a copy of ``optimizer`` takes finite weights to NaN or inf.
+
+    The gradient of the step in question is gone by the time its weights are seen; a constant one of the same norm
+    stands in for it. So this is evidence, not proof: a division by a vanished second moment (eps lost in fp16),
+    an infinite moment or an infinite rate shows; an overflow that needs the very gradient may not.
+
+    Args:
+        optimizer: the user's optimizer; it is not changed.
+        parameter: the weight that became non-finite.
+        gradient_norm: L2 norm of its gradient at that step.
+    """
+    weight = nn.Parameter(torch.nan_to_num(parameter.detach(), nan=0.0, posinf=0.0, neginf=0.0))
+    spread = gradient_norm / math.sqrt(max(1, weight.numel())) if math.isfinite(gradient_norm) else 0.0
+    weight.grad = torch.full_like(weight, spread)
+    try:
+        twin = _twin(optimizer, parameter, weight)
+        with torch.enable_grad():
+            type(optimizer).step(twin)
+    except Exception:  # noqa: BLE001 - any optimizer may be there; without a copy of it there is no evidence
+        return False
+    return not bool(torch.isfinite(weight.detach()).all())
+
+
+def _twin(optimizer: Optimizer, parameter: nn.Parameter, weight: nn.Parameter) -> Optimizer:
+    twin = copy.copy(optimizer)
+    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
+    twin.param_groups = [{**group, "params": [weight]}]
+    twin.state = defaultdict(dict, {weight: _clone(optimizer.state.get(parameter, {}))})
+    for hooks in HOOKS:  # a user's hooks, and the monitor's own, belong to the real optimizer
+        setattr(twin, hooks, OrderedDict())
+    return twin
+
+
+def _clone(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {key: _clone(item) for key, item in value.items()}
+    return copy.copy(value)

@@ -1,0 +1,56 @@
+"""What the engine needs to know of the loop that it watches, and cannot see in a module and its optimizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch.amp import GradScaler
+
+    from gradwatch.records import ClipRule
+
+
+def _alone(value: int) -> int:
+    return value
+
+
+def _only_rank_zero(born_here: bool) -> list[int]:  # noqa: FBT001 - one flag, the whole message
+    return [0] if born_here else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """The loop's setting.
+
+    Attributes:
+        run_id: the same on every rank, so that readers can join their files; drawn by the engine if not given.
+        agree: the largest value of an integer over all ranks; one all-reduce. Called once an optimizer step on every
+            rank, so that all take the same decision.
+        ranks_where: the ranks whose flag is true; called on all ranks together, after they agreed on a failure.
+        clip_rule: the rule that is in force when the loop clips by itself, else None.
+            Its ``max_norm`` is None where the loop clips by other means than the norm, or not at all.
+        write: False for runs that leave nothing behind (``fast_dev_run``).
+    """
+
+    dirpath: str
+    log_every_n_steps: int = 50
+    rank: int = 0
+    world_size: int = 1
+    strategy: str = "single process"
+    precision: dict[str, Any] = field(default_factory=dict)
+    scaler: GradScaler | None = None
+    loggers: Sequence[Any] = ()
+    clip_rule: ClipRule | None = None
+    manual_optimization: bool = False
+    write: bool = True
+    run_id: str | None = None
+    agree: Callable[[int], int] = _alone
+    ranks_where: Callable[[bool], list[int]] = _only_rank_zero
+
+    @property
+    def clips_by_other_means(self) -> bool:
+        """Whether the loop may change the gradients in a way that no norm rule foretells."""
+        return self.clip_rule is not None and self.clip_rule.max_norm is None

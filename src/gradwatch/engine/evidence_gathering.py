@@ -1,0 +1,102 @@
+"""What is found when a step turns out bad: the evidence of an incident, gathered from everything that was kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradwatch.capture.batch import BadTensor, bad_tensors
+from gradwatch.diagnosis.evidence import Evidence
+from gradwatch.diagnosis.optimizer_probe import makes_nonfinite
+from gradwatch.numerics import summarize
+from gradwatch.records import TensorSummary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from gradwatch.capture.gradients import Gradients
+    from gradwatch.capture.history import History
+    from gradwatch.capture.parameters import ParameterGroup
+    from gradwatch.capture.state_scan import Birth
+    from gradwatch.capture.window import StepWindow
+
+
+def evidence_of_batch(batch: object) -> list[tuple[str, TensorSummary]]:
+    """Return the tensors of a batch that hold NaN or ±inf, with their ranges."""
+    return [(found.name, summary_of(found)) for found in bad_tensors(batch)]
+
+
+def evidence_of_step(
+    group: ParameterGroup,
+    measured: Gradients,
+    window: StepWindow[Any],
+    state: Evidence,
+    batch: list[tuple[str, TensorSummary]],
+) -> Evidence:
+    """Join what was found in state and batch with the losses and gradients of the step."""
+    bad = np.flatnonzero(measured.counts.any(axis=1)) if measured.counts is not None else np.zeros(0, dtype=np.intp)
+    return Evidence(
+        optimizer=state.optimizer,
+        parameters=state.parameters,
+        buffers=state.buffers,
+        batch=batch,
+        losses=[spelled(loss) for loss in window.bad_losses],
+        gradients=[group.names[measured.positions[i]] for i in bad],
+        gradients_read=len(measured.tensors),
+    )
+
+
+def evidence_of_state(
+    births: Iterable[Birth], groups: Sequence[ParameterGroup], histories: Sequence[History]
+) -> Evidence:
+    """Sort births by kind; a weight that its optimizer has spoilt is the optimizer's, not its own."""
+    births = list(births)
+    state = [birth.name for birth in births if birth.kind == "optimizer"]
+    parameters = [birth.name for birth in births if birth.kind == "parameter"]
+    made = [name for name in parameters if _has_bad_state(name, state) or _optimizer_made(name, groups, histories)]
+    return Evidence(
+        optimizer=made + state if made or state else [],
+        parameters=[name for name in parameters if name not in made],
+        buffers=[birth.name for birth in births if birth.kind == "buffer"],
+    )
+
+
+def _has_bad_state(parameter: str, state: list[str]) -> bool:
+    return any(name.startswith(f"{parameter}.") for name in state)
+
+
+def _optimizer_made(parameter: str, groups: Sequence[ParameterGroup], histories: Sequence[History]) -> bool:
+    for group in groups:
+        rows = histories[group.index].rows
+        if parameter in group.names and rows:
+            position = group.names.index(parameter)
+            return makes_nonfinite(group.optimizer, group.parameters[position], float(rows[-1].norms[position]))
+    return False
+
+
+def summary_of(found: BadTensor) -> TensorSummary:
+    """Return shape, range and special values of a batch tensor as host numbers."""
+    measured = summarize(found.tensor)
+    return TensorSummary(
+        shape=tuple(found.tensor.shape),
+        dtype=str(found.tensor.dtype).removeprefix("torch."),
+        min=finite(float(measured.min)),
+        max=finite(float(measured.max)),
+        nan=found.nan,
+        posinf=found.posinf,
+        neginf=found.neginf,
+        zeros=int(measured.zeros),
+    )
+
+
+def finite(value: float) -> float | None:
+    """Return ``value``, or None for a range that has no finite element."""
+    return value if np.isfinite(value) else None
+
+
+def spelled(value: float) -> str:
+    """Return NaN, +inf or -inf as a person writes it."""
+    if np.isnan(value):
+        return "NaN"
+    return "+inf" if value > 0 else "-inf"

@@ -1,0 +1,391 @@
+"""The engine: one optimizer step in, one decision out. It knows no training framework."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, cast
+
+from gradwatch.capture.gradients import Gradients, read_gradients, total_on_device, without_underflow
+from gradwatch.capture.history import StepRow
+from gradwatch.capture.parameters import has_lazy_parameters
+from gradwatch.capture.rollback import Rollback, evaluates_again
+from gradwatch.capture.scaling import scale_of, unscales_itself, will_skip
+from gradwatch.capture.window import LossMeter, StepWindow
+from gradwatch.detectors.huge_gradient import huge_gradient
+from gradwatch.diagnosis.anomaly import AnomalyMode
+from gradwatch.engine.clip_rule import resolve_clip_rule
+from gradwatch.engine.context import RunContext
+from gradwatch.engine.counters import Counters
+from gradwatch.engine.recording import PendingRecord, Position, begin_record, largest_layer, spread
+from gradwatch.engine.reporter import Reporter
+from gradwatch.engine.response import Responder
+from gradwatch.engine.run_events import run_end, run_start
+from gradwatch.engine.settings import Settings
+from gradwatch.engine.watched import Watched
+from gradwatch.numerics import clip_coefficient, scale_
+from gradwatch.records import ClipState
+from gradwatch.sinks import console
+from gradwatch.sinks.tags import health_values
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from gradwatch.capture.parameters import ParameterGroup
+    from gradwatch.capture.state_scan import Birth
+    from gradwatch.records import RunStatus
+
+log = logging.getLogger("gradwatch")
+
+# Verdicts on one step, in the order in which they win when the ranks differ.
+FINE, HUGE, OVERFLOW, BAD = 0, 1, 2, 3
+
+
+class HealthMonitor:
+    """Watches the optimizer steps of one module.
+
+    Call ``start`` once; for each batch ``begin_batch``, ``observe_loss`` before each backward, ``before_step`` when
+    the gradients are final (not yet clipped), ``after_step`` after the optimizer has acted, and ``end_batch``; at the
+    end ``end``. The arguments are those of ``NumericalHealthMonitor``.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        self.settings = Settings(**arguments)
+        self.counters = Counters()
+        self.run_id = uuid.uuid4().hex
+        self.resumed_from: str | None = None
+        self.active = self._started = False
+        self._anomaly = AnomalyMode()
+        self._told = self.counters.trouble
+
+    # -- the life of a run --------------------------------------------------------------------------------------
+
+    def start(
+        self, module: nn.Module, optimizers: Optimizer | Sequence[Optimizer], context: RunContext | None = None
+    ) -> None:
+        """Begin to watch ``module``; writes ``run_start`` (for lazy modules after the first forward).
+
+        Args:
+            module: its parameters, buffers and layer names are watched.
+            optimizers: one, or all that step its parameters.
+            context: the loop's setting; by default a single process that writes to ``dirpath`` (or ``gradwatch``).
+        """
+        if self._started:  # a second fit with the same callback is a run of its own that goes on counting
+            self.resumed_from = self.run_id
+        self._started = True
+        context = context or RunContext(dirpath=os.fspath(self.settings.dirpath or "gradwatch"))
+        self.run_id = context.run_id or uuid.uuid4().hex
+        listed = optimizers if isinstance(optimizers, (list, tuple)) else [cast("Optimizer", optimizers)]
+        every = self.settings.log_every_n_steps
+        self._context = context
+        self._every = context.log_every_n_steps if every is None else every
+        self._position = Position(0, 0, None, 0)
+        self._watched = Watched(module, listed, self.settings.granularity)
+        self._window: StepWindow[Position] = StepWindow()
+        self._losses = LossMeter(len(listed))
+        self._pending: dict[int, PendingRecord] = {}
+        self._rollbacks: dict[int, Rollback] = {}
+        self._loss_scale: float | None = None
+        self._scan_due = self._announced = False
+        self._reporter = Reporter(context, layer_scalars=self.settings.layer_scalars)
+        self._responder = Responder(self.settings, context, self._watched, self._reporter, self.counters, self._anomaly)
+        self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
+        self.active = True
+        if not has_lazy_parameters(module):
+            self._announce()
+
+    def end(self, status: RunStatus, reason: str | None = None) -> None:
+        """Write ``run_end`` and close the files; nothing if that has been done."""
+        self._anomaly.end_batch()
+        if not self.active:
+            return
+        self.active = False
+        self._flush_pending()
+        event = run_end(self._header(), self.run_id, status, reason, self.counters)
+        self._reporter.write(event)
+        self._reporter.close()
+        log.info("%s", console.format_end(event, clip_rate=self.counters.clip_rate))
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether an incident under ``on_nonfinite="stop"`` asks the loop to end."""
+        return self.active and self._responder.stop_requested
+
+    # -- the flow of a batch ------------------------------------------------------------------------------------
+
+    def begin_batch(
+        self, batch: object, batch_idx: int, *, epoch: int = 0, step: int | None = None, log_step: int | None = None
+    ) -> None:
+        """Keep a reference to the batch, and the buffers as they are before it.
+
+        Args:
+            batch: whatever the loader yields; read only if the step turns out bad.
+            batch_idx: its index in the epoch.
+            epoch: the current epoch.
+            step: optimizer steps done so far; counted here if not given.
+            log_step: x-axis of the loggers; ``step`` if not given.
+        """
+        done = self.counters.steps if step is None else step
+        self._position = Position(done, epoch, batch_idx, done if log_step is None else log_step)
+        self._watched.buffers.before_batch(new_window=self._window.starts_anew)
+        self._window.begin(self._position, batch)
+        self._anomaly.begin_batch()
+
+    def observe_loss(self, loss: Tensor, *, factor: float = 1.0) -> None:
+        """Keep the loss that is about to be backpropagated, on its device.
+
+        Args:
+            loss: a scalar; the scaled one where the context has a GradScaler.
+            factor: undoes a division of it, as by the number of accumulated batches.
+        """
+        value = loss.detach() if loss.numel() == 1 else loss.detach().mean()
+        if self._context.scaler is not None:
+            value = value / scale_of(self._context.scaler, value.device)
+        self._window.observe(value if factor == 1.0 else value * factor)
+
+    def before_step(self, optimizer: Optimizer, *, step: int | None = None) -> bool:
+        """Judge the gradients that ``optimizer`` is about to use, and clip them.
+
+        Args:
+            optimizer: all its backward passes are done; unscaled, unless it unscales by itself.
+            step: optimizer steps done so far; counted here if not given.
+
+        Returns:
+            False if this update will not happen: gradients are None, or left in place for the GradScaler to skip.
+
+        Raises:
+            NonFiniteError: under ``on_nonfinite="raise"``, or after ``max_skips`` skips in a row.
+        """
+        if not self._announced:
+            self._announce()
+        if step is not None:
+            self._position = self._position._replace(step=step)
+        group = self._watched.group_of(optimizer)
+        verdict = FINE
+        try:
+            gradients, verdict = self._read(group)
+        finally:  # a rank whose monitor fails must still take part, or the others wait for ever
+            verdict = self._context.agree(verdict)
+        try:
+            return self._act(verdict, group, gradients)
+        finally:
+            self._window.close()
+
+    def after_clip(self, optimizer: Optimizer) -> None:
+        """Measure what clipping by the loop itself has left, where its rule is no norm (log steps only)."""
+        pending = self._pending.get(self._watched.group_of(optimizer).index)
+        if pending is not None and self._context.clips_by_other_means:
+            self._pending[pending.group.index] = pending.clipped_to(read_gradients(pending.group).total)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Finish the record of a log step, now that the weights have moved."""
+        index = self._watched.group_of(optimizer).index
+        self._rollbacks.pop(index, None)
+        if index in self._pending:
+            self._emit(self._pending.pop(index))
+
+    def end_batch(self) -> None:
+        """Write what waits, and look once at gradients that no step has used yet.
+
+        Raises:
+            NonFiniteError: an enormous gradient has made the optimizer's state non-finite.
+        """
+        self._anomaly.end_batch()
+        self._flush_pending()
+        if self._window.waits_for_step:
+            self._window.flag_gradients([total_on_device(group) for group in self._watched.groups])
+        elif self._scan_due or self.is_log_step:
+            self._scan_due = False
+            self.scan()
+
+    def scan(self, *, together: bool = True) -> None:
+        """Look at weights, buffers and optimizer state for values that have become non-finite.
+
+        Args:
+            together: all ranks scan now and decide as one; False where only this rank may be looking.
+
+        Raises:
+            NonFiniteError: under ``on_nonfinite="raise"``.
+        """
+        births: list[Birth] = []
+        try:
+            births = self._watched.scanner.scan()
+        finally:  # as in before_step
+            verdict = BAD if births else FINE
+            verdict = self._context.agree(verdict) if together else verdict
+        if verdict == BAD:
+            self._responder.report_state(births, self._position, together=together)
+
+    @property
+    def is_log_step(self) -> bool:
+        """Whether the step of the present batch is written down."""
+        return self._every > 0 and (self._position.log_step + 1) % self._every == 0
+
+    # -- what others may ask ------------------------------------------------------------------------------------
+
+    def health(self) -> dict[str, float]:
+        """Return the ``health/*`` values of each optimizer's last step by tag."""
+        metrics: dict[str, float] = {}
+        for index, history in enumerate(self._watched.histories):
+            if history.rows:
+                metrics |= health_values(
+                    optimizer=index,
+                    grad_norm=history.rows[-1].grad_norm,
+                    coefficient=history.rows[-1].coefficient,
+                    clip_rate=self.counters.clip_rate,
+                    nonfinite_steps=self.counters.nonfinite,
+                    skipped_steps=self.counters.skipped,
+                    loss_scale=self._loss_scale,
+                )
+        return metrics
+
+    def has_news(self) -> bool:
+        """Whether a counter of trouble has moved since the last call."""
+        told, self._told = self._told, self.counters.trouble
+        return told != self._told
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return counters and run id as plain values."""
+        return {"version": 1, "run_id": self.run_id, "counters": self.counters.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the counters of the run that ``state`` comes from."""
+        self.resumed_from = state.get("run_id")
+        self.counters.load_state_dict(state.get("counters", {}))
+
+    # -- judging one step ---------------------------------------------------------------------------------------
+
+    def _read(self, group: ParameterGroup) -> tuple[Gradients, int]:
+        scalars, scaler = self._window.unread(), self._context.scaler
+        if scaler is not None:
+            scalars.append(scale_of(scaler, group.parameters[0].device))
+        gradients = read_gradients(group, scalars)
+        self._loss_scale = gradients.extras.pop() if scaler is not None else None
+        self._losses.add(self._window.take(gradients.extras))
+        if self._loss_scale is not None and unscales_itself(group.optimizer):
+            gradients = gradients.divided_by(self._loss_scale)
+        return gradients, self._verdict(group, gradients)
+
+    def _verdict(self, group: ParameterGroup, gradients: Gradients) -> int:
+        """A GradScaler's overflow is routine while the loss is finite and there is a scale left to blame."""
+        bad_loss, scaler, scale = self._window.bad_losses, self._context.scaler, self._loss_scale
+        if gradients.finite and not bad_loss:
+            return HUGE if gradients.huge else FINE
+        if bad_loss or scaler is None or scale is None or scale <= 1.0:
+            return BAD
+        routine = unscales_itself(group.optimizer) or will_skip(scaler, group.optimizer)
+        return OVERFLOW if routine else BAD
+
+    def _act(self, verdict: int, group: ParameterGroup, gradients: Gradients) -> bool:
+        if verdict == BAD:
+            return self._respond(group, gradients)
+        if verdict == OVERFLOW:
+            self._note_overflow(group, gradients)
+            return False
+        self._scan_due |= verdict == HUGE
+        self._accept(group, gradients)
+        return True
+
+    def _accept(self, group: ParameterGroup, gradients: Gradients) -> None:
+        coefficient = self._clip(gradients)
+        if evaluates_again(group.optimizer):
+            if group.index in self._rollbacks:
+                return  # a further evaluation of the same step: judged and clipped, but counted once
+            self._rollbacks[group.index] = Rollback(group.optimizer)
+        self._responder.note_good_step(group)
+        self._remember(group, gradients, coefficient)
+        if gradients.huge:
+            layer, clipped = largest_layer(group, gradients) or "", coefficient < 1.0
+            self._reporter.finding(huge_gradient(self._header(), layer, gradients.total, clipped=clipped))
+
+    def _clip(self, gradients: Gradients) -> float:
+        if self.clip_rule.max_norm is None or not gradients.tensors:
+            return 1.0
+        coefficient = clip_coefficient(gradients.total, self.clip_rule.max_norm)
+        if coefficient < 1.0 and self._context.clip_rule is None:
+            scale_(gradients.tensors, coefficient)
+        return coefficient
+
+    def _note_overflow(self, group: ParameterGroup, gradients: Gradients) -> None:
+        """The GradScaler found an overflow: it will skip this update and lower its scale, as it is meant to."""
+        self.counters.overflows += 1
+        self._remember(group, gradients, skipped=True)
+
+    def _respond(self, group: ParameterGroup, gradients: Gradients) -> bool:
+        decision = self._responder.decide(group)
+        if decision.drop:  # first of all: whatever fails below, these gradients must not reach the weights
+            self._responder.drop(group, gradients, self._window.first_bad().index)
+            if group.index in self._rollbacks:
+                self._rollbacks.pop(group.index).undo()
+        self._remember(group, gradients, skipped=decision.drop and not decision.raises)
+        self._responder.report_step(decision, group, gradients, self._window, self._position)
+        return not decision.drop
+
+    # -- writing it down ----------------------------------------------------------------------------------------
+
+    def _remember(
+        self, group: ParameterGroup, gradients: Gradients, coefficient: float = 1.0, *, skipped: bool = False
+    ) -> None:
+        """Add the step to counters and history, and begin its record on a log step."""
+        nonfinite = not gradients.finite or bool(self._window.bad_losses)
+        loss, history = self._losses.take(group.index), self._watched.histories[group.index]
+        self.counters.count(clipped=coefficient < 1.0, skipped=skipped, nonfinite=nonfinite)
+        step, epoch, batch_idx, _ = self._position
+        row = StepRow(step, epoch, batch_idx, loss, gradients.total, coefficient, spread(group, gradients))
+        history.add(row, skipped=skipped, nonfinite=nonfinite)
+        if self.is_log_step:
+            exact = without_underflow(gradients, self._loss_scale if unscales_itself(group.optimizer) else None)
+            self._pending[group.index] = begin_record(
+                self._position,
+                group,
+                exact,
+                self._clip_state(group, exact, coefficient),
+                loss=loss,
+                loss_scale=self._loss_scale,
+                window=history.close_window(),
+                skipped_steps=self.counters.skipped,
+                nonfinite_steps=self.counters.nonfinite,
+            )
+
+    def _clip_state(self, group: ParameterGroup, gradients: Gradients, coefficient: float) -> ClipState:
+        return ClipState(
+            max_norm=self.clip_rule.max_norm,
+            coefficient=coefficient,
+            clipped=coefficient < 1.0,
+            rate=self.counters.clip_rate,
+            largest_layer=largest_layer(group, gradients),
+        )
+
+    def _emit(self, pending: PendingRecord) -> None:
+        self._reporter.write(pending.finish(self._header(pending.position)))
+
+    def _flush_pending(self) -> None:
+        """Write the records whose optimizer has not acted: the GradScaler skipped it, or it never came to it."""
+        while self._pending:
+            self._emit(self._pending.popitem()[1])
+
+    def _announce(self) -> None:
+        """Write ``run_start`` and take what is non-finite now as given."""
+        self._announced = True
+        self._watched.regroup()
+        event = run_start(
+            self._header(),
+            self._watched,
+            self._context,
+            self.settings,
+            run_id=self.run_id,
+            resumed_from=self.resumed_from,
+            clip=self.clip_rule,
+        )
+        self._reporter.start(event)
+        for birth in self._watched.scanner.baseline():
+            log.warning("The %s %s is non-finite before the first step.", birth.kind, birth.name)
+
+    def _header(self, position: Position | None = None) -> dict[str, Any]:
+        step, epoch, batch_idx, _ = position or self._position
+        return {"time": time.time(), "step": step, "epoch": epoch, "batch_idx": batch_idx, "rank": self._context.rank}

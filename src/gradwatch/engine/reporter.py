@@ -1,0 +1,86 @@
+"""The one way out of the engine: event log, loggers, console. Nothing that fails here ends a run."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from gradwatch.sinks import console
+from gradwatch.sinks.event_log import EventLog
+from gradwatch.sinks.loggers import LoggerSink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gradwatch.engine.context import RunContext
+    from gradwatch.engine.settings import LayerScalars
+    from gradwatch.records import Event, Finding, Incident, RunStart
+
+log = logging.getLogger("gradwatch")
+
+MAX_INCIDENTS = 100
+
+
+class Reporter:
+    """Hands records to the sinks of one run."""
+
+    def __init__(self, context: RunContext, *, layer_scalars: LayerScalars) -> None:
+        self._dirpath = context.dirpath if context.write else None
+        self._event_log = EventLog(context.dirpath, context.rank) if context.write else None
+        self._sinks: list[Any] = [] if self._event_log is None else [self._event_log]
+        if context.loggers:
+            self._sinks.append(LoggerSink(context.loggers, layer_scalars=layer_scalars))
+        self._incidents = 0
+        self._failed: set[str] = set()
+
+    def start(self, event: RunStart) -> None:
+        """Write ``run_start`` and say what was chosen."""
+        self.write(event)
+        for line in console.format_start(event, self._dirpath):
+            log.info("%s", line)
+
+    def write(self, event: Event) -> None:
+        """Hand ``event`` to every sink."""
+        for sink in self._sinks:
+            try:
+                sink.write(event)
+            except Exception as error:  # noqa: BLE001 - a broken logger is a warning, never the end of a run
+                self._warn_once(f"{type(sink).__name__} failed: {type(error).__name__}: {error}")
+
+    def incident(self, incident: Incident) -> str:
+        """Write an incident to its own folder and to the event log; return the message for the user.
+
+        After ``MAX_INCIDENTS`` folders only the event log is written: a run that survives every incident must not
+        fill the disk.
+        """
+        self._incidents += 1
+        path = self._write_incident(incident) if self._incidents <= MAX_INCIDENTS else None
+        self.write(incident)
+        return console.format_incident(incident, path)
+
+    def finding(self, finding: Finding) -> None:
+        """Write a finding to the event log and say it."""
+        self.write(finding)
+        log.warning("%s %s", finding.message, finding.advice)
+
+    def close(self) -> None:
+        """Close every sink."""
+        for sink in self._sinks:
+            try:
+                sink.close()
+            except Exception as error:  # noqa: BLE001 - as in write
+                self._warn_once(f"closing {type(sink).__name__} failed: {type(error).__name__}: {error}")
+
+    def _write_incident(self, incident: Incident) -> Path | None:
+        if self._event_log is None:
+            return None
+        try:
+            return self._event_log.write_incident(incident)
+        except Exception as error:  # noqa: BLE001 - as in write
+            self._warn_once(f"the incident could not be written: {type(error).__name__}: {error}")
+            return None
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._failed:
+            self._failed.add(message)
+            log.warning("gradwatch: %s. Training goes on.", message)

@@ -1,0 +1,55 @@
+"""The module under watch: its optimizers, their parameter groups, their histories, its buffers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gradwatch.capture.buffers import BufferGuard
+from gradwatch.capture.history import History
+from gradwatch.capture.parameters import group_parameters
+from gradwatch.capture.state_scan import StateScanner
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from gradwatch.capture.parameters import ParameterGroup
+
+
+class Watched:
+    """What the engine keeps of one module for the length of a run.
+
+    Attributes:
+        groups: the parameters of each optimizer, in the optimizers' order.
+        histories: the last steps of each optimizer, likewise.
+        scanner: knows which weights, buffers and optimizer state were non-finite when last looked at.
+        buffers: keeps the buffers' values from before each micro-batch.
+    """
+
+    def __init__(self, module: nn.Module, optimizers: Sequence[Optimizer], granularity: str) -> None:
+        self.module = module
+        self.histories: list[History] = []
+        self.buffers = BufferGuard(module)
+        self._optimizers = list(optimizers)
+        self._granularity = granularity
+        self.regroup()
+
+    def regroup(self) -> None:
+        """Read the optimizers' parameters anew."""
+        self.groups = group_parameters(self.module, self._optimizers, self._granularity)
+        self.histories += [History() for _ in self.groups[len(self.histories) :]]
+        self.scanner = StateScanner(self.module, self.groups)
+
+    def group_of(self, optimizer: Optimizer) -> ParameterGroup:
+        """Return the optimizer's group; a new optimizer, or new parameters in a known one, join the table."""
+        group = next((group for group in self.groups if group.optimizer is optimizer), None)
+        if group is None:
+            self._optimizers.append(optimizer)
+        elif not group.outdated():
+            return group
+        known = self.scanner
+        self.regroup()
+        self.scanner.remember(known)
+        return next(group for group in self.groups if group.optimizer is optimizer)

@@ -1,0 +1,320 @@
+"""The hooks of the callback, for ``lightning.pytorch`` and ``pytorch_lightning`` alike: they translate, no more."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from gradwatch.engine.context import RunContext
+from gradwatch.engine.monitor import HealthMonitor
+from gradwatch.errors import NonFiniteError
+from gradwatch.integrations.loop_clipping import trainer_clip_rule
+from gradwatch.integrations.trainer_internals import (
+    around_clipping,
+    batches_that_stepped,
+    callback_metrics,
+    checkpoint_due,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from gradwatch.engine.settings import LayerScalars
+    from gradwatch.records import RunStatus
+
+log = logging.getLogger("gradwatch")
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def never_fatal(hook: F) -> F:
+    """Turn a failure of the monitor itself into one warning a hook; only ``NonFiniteError`` ends the run."""
+
+    @functools.wraps(hook)
+    def guarded(self: MonitorHooks, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return hook(self, *args, **kwargs)
+        except NonFiniteError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the training run goes on
+            self._report_failure(hook.__name__, error)
+            return None
+
+    return guarded  # type: ignore[return-value]
+
+
+class MonitorHooks:
+    """Watches a training run: norms of every layer, no non-finite gradient into the weights, clipping, post-mortem log.
+
+    Args:
+        dirpath: where the post-mortem files go; default ``<trainer.log_dir or default_root_dir>/gradwatch``.
+        log_every_n_steps: how often per-layer records are written; default the Trainer's own.
+        granularity: ``"layer"`` (the module that owns the parameters) or ``"parameter"``.
+        layer_scalars: also write per-layer scalars to the loggers: True, False or ``"auto"`` (at most 200 tags).
+        clip: ``"auto"`` = the default of the detected architecture; a positive float = largest L2 norm; None = never.
+        on_nonfinite: ``"raise"``, ``"stop"``, ``"skip"`` (drop the update, keep training) or ``"warn"``.
+        max_skips: consecutive skips after which ``"skip"`` raises.
+        anomaly_steps: after an incident that training survives: for how many steps anomaly mode stays on.
+        gradient_check_every_n_steps: how often gradients are spot-checked.
+        detectors: ``"default"``, or a list.
+
+    Raises:
+        TypeError: an argument has a type that is not accepted.
+        ValueError: an argument has a value that is not accepted.
+    """
+
+    def __init__(
+        self,
+        *,
+        dirpath: str | os.PathLike[str] | None = None,
+        log_every_n_steps: int | None = None,
+        granularity: str = "layer",
+        layer_scalars: LayerScalars = "auto",
+        clip: float | str | None = "auto",
+        on_nonfinite: str = "raise",
+        max_skips: int = 10,
+        anomaly_steps: int = 100,
+        gradient_check_every_n_steps: int | str | None = "auto",
+        detectors: Any = "default",
+    ) -> None:
+        super().__init__()
+        self._engine = HealthMonitor(
+            dirpath=dirpath,
+            log_every_n_steps=log_every_n_steps,
+            granularity=granularity,
+            layer_scalars=layer_scalars,
+            clip=clip,
+            on_nonfinite=on_nonfinite,
+            max_skips=max_skips,
+            anomaly_steps=anomaly_steps,
+            gradient_check_every_n_steps=gradient_check_every_n_steps,
+            detectors=detectors,
+        )
+        self._dirpath: str | None = None
+        self._undo: list[Callable[[], None]] = []
+        self._failures: set[str] = set()
+
+    # -- the life of a run --------------------------------------------------------------------------------------
+
+    @never_fatal
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Find out where the files go: ``trainer.log_dir`` talks to the other ranks, so every rank asks here."""
+        if stage == "fit" and not trainer.barebones:
+            self._dirpath = self._chosen_dirpath(trainer)
+
+    @never_fatal
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to watch: optimizers exist, and a checkpoint has been restored."""
+        if self._dirpath is None:
+            return
+        self._release()
+        self._engine.start(pl_module, trainer.optimizers, self._context(trainer, pl_module, self._dirpath))
+        self._undo.append(around_clipping(trainer, functools.partial(self._judge, trainer), self._after_clip))
+        for optimizer in trainer.optimizers:
+            handle = optimizer.register_step_post_hook(lambda stepped, *_: self._after_step(stepped))
+            self._undo.append(handle.remove)
+
+    @never_fatal
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look once more at everything that outlives the run."""
+        if self._engine.active:
+            self._engine.scan()
+            self._publish(trainer)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Close the files."""
+        self._finish("stopped" if self._engine.stop_requested else "finished")
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Close the files, should ``on_fit_end`` not have been called."""
+        self._finish("finished")
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Close the files: after an error Lightning calls neither ``on_fit_end`` nor ``teardown``."""
+        reason = f"{type(exception).__name__}: {str(exception).splitlines()[0] if str(exception) else ''}".strip(": ")
+        if isinstance(exception, NonFiniteError):
+            self._finish("nonfinite", reason)
+        else:
+            self._finish("interrupted" if isinstance(exception, KeyboardInterrupt) else "exception", reason)
+
+    # -- the flow of a batch ------------------------------------------------------------------------------------
+
+    @never_fatal
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Keep a reference to the batch and the buffers before it."""
+        if self._engine.active:
+            self._engine.begin_batch(
+                batch,
+                batch_idx,
+                epoch=trainer.current_epoch,
+                step=trainer.global_step,
+                log_step=batches_that_stepped(trainer),
+            )
+
+    @never_fatal
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Keep the loss; Lightning has divided it by the number of accumulated batches."""
+        if self._engine.active:
+            divided = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+            self._engine.observe_loss(loss, factor=float(divided))
+
+    @never_fatal
+    def on_train_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Finish the batch, and look at the state if a checkpoint of it is about to be written."""
+        if not self._engine.active:
+            return
+        self._engine.end_batch()
+        if checkpoint_due(trainer):
+            self._engine.scan()
+        if self._engine.is_log_step or self._engine.has_news():
+            self._publish(trainer)
+        self._pass_on_stop(trainer)
+
+    @never_fatal
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the state before the checkpoint callbacks save it."""
+        self._scan(trainer)
+
+    @never_fatal
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the state that will be validated."""
+        self._scan(trainer)
+
+    @never_fatal
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Look at what validation has left behind, before the checkpoint callbacks save it."""
+        self._scan(trainer)
+
+    @never_fatal
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Look at the state that is being saved; not all ranks need be here, so this one decides alone."""
+        if self._engine.active:
+            self._engine.scan(together=False)
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return counters and run id in plain types, which ``torch.load(weights_only=True)`` opens."""
+        return self._engine.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the counters; a checkpoint from before this callback has nothing to load."""
+        self._engine.load_state_dict(state_dict)
+
+    # -- between the hooks --------------------------------------------------------------------------------------
+
+    def _judge(self, trainer: Any, optimizer: Optimizer) -> bool:
+        """Return whether Lightning's own clipping may run; a dropped or non-finite update has nothing to clip."""
+        return self._before_step(trainer, optimizer) is not False  # None: the monitor failed, and must not interfere
+
+    @never_fatal
+    def _before_step(self, trainer: Any, optimizer: Optimizer) -> bool:
+        kept = self._engine.before_step(optimizer, step=trainer.global_step)
+        self._pass_on_stop(trainer)
+        return kept
+
+    @never_fatal
+    def _after_clip(self, optimizer: Optimizer) -> None:
+        self._engine.after_clip(optimizer)
+
+    @never_fatal
+    def _after_step(self, optimizer: Optimizer) -> None:
+        self._engine.after_step(optimizer)
+
+    def _scan(self, trainer: Any) -> None:
+        if self._engine.active and not trainer.sanity_checking:
+            self._engine.scan()
+            self._publish(trainer)
+
+    def _publish(self, trainer: Any) -> None:
+        """Offer the ``health/*`` values to ``ModelCheckpoint(monitor=...)`` and ``EarlyStopping``."""
+        store = callback_metrics(trainer)
+        store.update({tag: torch.tensor(float(value)) for tag, value in self._engine.health().items()})
+
+    def _pass_on_stop(self, trainer: Any) -> None:
+        if self._engine.stop_requested and not trainer.fast_dev_run:
+            trainer.should_stop = True
+
+    def _chosen_dirpath(self, trainer: Any) -> str:
+        chosen = self._engine.settings.dirpath
+        log_dir = trainer.log_dir
+        return os.fspath(chosen) if chosen is not None else str(Path(log_dir or trainer.default_root_dir) / "gradwatch")
+
+    def _context(self, trainer: Any, module: Any, dirpath: str) -> RunContext:
+        strategy = trainer.strategy
+        context = RunContext(
+            dirpath=dirpath,
+            log_every_n_steps=trainer.log_every_n_steps,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            strategy=type(strategy).__name__,
+            precision={"precision": str(trainer.precision), "plugin": type(trainer.precision_plugin).__name__},
+            scaler=_enabled_scaler(trainer.precision_plugin),
+            loggers=tuple(trainer.loggers) if trainer.is_global_zero and not trainer.fast_dev_run else (),
+            clip_rule=trainer_clip_rule(trainer, module),
+            manual_optimization=not module.automatic_optimization,
+            write=not trainer.fast_dev_run,
+            run_id=strategy.broadcast(uuid.uuid4().hex),
+        )
+        if trainer.world_size == 1:
+            return context
+        return dataclasses.replace(context, agree=_agree(strategy), ranks_where=_ranks_where(strategy))
+
+    def _finish(self, status: RunStatus, reason: str | None = None) -> None:
+        self._release()
+        try:
+            self._engine.end(status, reason)
+        except Exception as error:  # noqa: BLE001 - as in never_fatal
+            self._report_failure("end", error)
+
+    def _release(self) -> None:
+        """Take back every hook, also after an exception."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _report_failure(self, where: str, error: Exception) -> None:
+        if where not in self._failures:
+            self._failures.add(where)
+            log.warning(
+                "gradwatch itself failed in %s (%s: %s). Training goes on unwatched there; please report this.",
+                where,
+                type(error).__name__,
+                error,
+                exc_info=log.isEnabledFor(logging.DEBUG),
+            )
+
+
+def _enabled_scaler(plugin: Any) -> Any:
+    scaler = getattr(plugin, "scaler", None)
+    return scaler if scaler is not None and scaler.is_enabled() else None
+
+
+def _agree(strategy: Any) -> Callable[[int], int]:
+    def agree(value: int) -> int:
+        return int(strategy.reduce(torch.tensor(value, device=strategy.root_device), reduce_op="max"))
+
+    return agree
+
+
+def _ranks_where(strategy: Any) -> Callable[[bool], list[int]]:
+    def ranks_where(flag: bool) -> list[int]:  # noqa: FBT001 - one flag, the whole message
+        flags = strategy.all_gather(torch.tensor(int(flag), device=strategy.root_device))
+        return [int(rank) for rank in torch.nonzero(flags.flatten()).flatten()]
+
+    return ranks_where

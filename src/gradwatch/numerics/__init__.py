@@ -1,0 +1,26 @@
+"""Pure functions of tensors: norms, clipping and finiteness.
+
+Nothing here reads a value back to the host, keeps state, changes a global setting or, `scale_` apart, writes to what
+it is given; the same input gives the same output.
+"""
+
+from __future__ import annotations
+
+from gradwatch.numerics.clipping import clip_coefficient, scale_
+from gradwatch.numerics.differences import difference_norms
+from gradwatch.numerics.finiteness import Summary, any_nonfinite, nonfinite_counts, summarize
+from gradwatch.numerics.norms import UNDERFLOW, exact_l2_norms, l2_norms, total_norm
+
+__all__ = [
+    "UNDERFLOW",
+    "Summary",
+    "any_nonfinite",
+    "clip_coefficient",
+    "difference_norms",
+    "exact_l2_norms",
+    "l2_norms",
+    "nonfinite_counts",
+    "scale_",
+    "summarize",
+    "total_norm",
+]
