@@ -35,7 +35,7 @@ PYTEST := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses $(WO
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-demo: $(INSTALLED) ## train four small models under the monitor and show what it saw (three minutes)
+demo: $(INSTALLED) ## train four small models under the monitor and show what it saw (one to two minutes)
 	@$(BIN)/gradwatch demo $(DEMO_ARGS)
 
 test: lint ## everything that CI runs: linters, types, layers, tests

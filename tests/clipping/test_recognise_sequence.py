@@ -49,6 +49,12 @@ def test_a_class_named_rnn_without_weights_is_nothing() -> None:
     assert family(cell=block("RNN"), fc=linear()) == "mlp"
 
 
+@pytest.mark.parametrize("name", ["TimeMix", "RwkvSelfAttention"])
+def test_rwkv_whatever_its_class_is_called(name: str) -> None:
+    mixer = block(name, receptance=linear(), key=linear(), value=linear(), output=linear())
+    assert family(mixer=mixer) == "state-space"
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [

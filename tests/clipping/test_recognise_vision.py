@@ -49,6 +49,11 @@ def test_patches(members: dict[str, nn.Module], expected: str) -> None:
     assert family(blocks=encoder(), **members) == expected
 
 
+def test_a_patch_embedding_deep_in_a_frozen_part() -> None:
+    embeddings = freeze(block("Embeddings", patch_embeddings=nn.Conv2d(3, 8, 16, 10)))
+    assert family(backbone=block("Frozen", embeddings=embeddings), layers=encoder()) == "vision-transformer"
+
+
 @pytest.mark.parametrize(
     ("members", "expected"),
     [

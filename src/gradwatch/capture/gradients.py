@@ -50,9 +50,13 @@ class Gradients(NamedTuple):
 
 def read_gradients(group: ParameterGroup, extras: Sequence[Tensor] = ()) -> Gradients:
     """Measure the gradients of ``group``; ``extras`` are one-element tensors that share the transfer to the host."""
-    pairs = [(i, p.grad) for i, p in enumerate(group.parameters) if p.grad is not None]
-    tensors = [gradient for _, gradient in pairs]
-    positions = np.array([i for i, _ in pairs], dtype=np.intp)
+    found = [parameter.grad for parameter in group.parameters]
+    tensors = [gradient for gradient in found if gradient is not None]
+    # The common case, every parameter has a gradient, needs no look at each of them.
+    with_gradient = (
+        range(len(found)) if len(tensors) == len(found) else [i for i, g in enumerate(found) if g is not None]
+    )
+    positions = np.fromiter(with_gradient, dtype=np.intp, count=len(tensors))
     norms, host = _to_host(l2_norms(tensors) if tensors else None, extras)
     total = math.sqrt(float(norms @ norms)) if norms.size else 0.0
     measured = Gradients(tensors, positions, norms, total, host)
@@ -90,7 +94,7 @@ def without_underflow(measured: Gradients, loss_scale: float | None = None) -> G
         return measured
     norms = measured.norms.copy()
     norms[small] = exact_l2_norms([measured.tensors[i] for i in small]).cpu().numpy() / (loss_scale or 1.0)
-    return measured._replace(norms=norms)
+    return measured._replace(norms=norms, total=math.hypot(*norms))  # hypot: these squares may vanish in float64 too
 
 
 def total_on_device(group: ParameterGroup) -> Tensor | None:

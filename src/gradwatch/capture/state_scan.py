@@ -128,6 +128,9 @@ def _state_tensors(name: str, value: Any) -> Iterator[StateTensor]:
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from _state_tensors(f"{name}[{i}]", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _state_tensors(f"{name}.{key}", item)
 
 
 def _can_be_nonfinite(tensor: Tensor) -> bool:

@@ -59,8 +59,8 @@ _FAMILIES = (
     Family(
         name="actor-critic",
         max_norm=0.5,
-        evidence="a policy and a value function side by side, without target or twin networks (off-policy methods do "
-        "not clip); with or without an LSTM",
+        evidence="a policy and a value function side by side, without target or twin networks (SAC, TD3: not clipped); "
+        "with or without an LSTM",
         source="DLR-RM/stable-baselines3@e05d2db ppo/ppo.py:95, a2c/a2c.py:76; "
         "Stable-Baselines-Team/stable-baselines3-contrib@0ca7fdd ppo_recurrent/ppo_recurrent.py:89; "
         "vwxyzjn/cleanrl@fe8d8a0 cleanrl/ppo.py:67, cleanrl/ppo_atari_lstm.py:75",

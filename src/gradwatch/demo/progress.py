@@ -66,7 +66,7 @@ class LiveDisplay:
             expand=True,
         )
         self._tasks = {
-            training.name: self._progress.add_task(training.title, start=False, total=steps, note=_padded("waiting"))
+            training.name: self._progress.add_task(training.title, total=steps, note=_padded("waiting"))
             for training, steps in trainings
         }
         self._current = TaskID(0)
@@ -84,8 +84,8 @@ class LiveDisplay:
         """Start the clock of this training's bar."""
         del steps
         self._current = self._tasks[training.name]
-        self._progress.update(self._current, note=_padded("starting"))
-        self._progress.start_task(self._current)
+        # The clocks of all tasks run from the start: rich lets the bar of a stopped one pulse.
+        self._progress.reset(self._current, note=_padded("starting"))
 
     def update(self, step: int, loss: float, grad_norm: float | None) -> None:
         """Move the bar."""

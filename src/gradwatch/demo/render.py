@@ -132,7 +132,7 @@ def _norm_range(norm: NormRange | None) -> str:
 
 
 def _share(summary: RunSummary) -> str:
-    return f"{summary.clipped_steps / summary.steps:.0%}" if summary.steps else "-"
+    return f"{summary.clipped_steps / summary.steps:.1%}" if summary.steps else "-"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -33,6 +33,16 @@ def explain(evidence: Evidence) -> Text:
     }[first_seen(evidence)](evidence)
 
 
+def explain_from_afar(ranks: list[int]) -> Text:
+    """Return explanation and advice for a rank on which nothing was born."""
+    where = f"rank{'s' * (len(ranks) > 1)} {names([str(rank) for rank in ranks])}"
+    return Text(
+        f"The non-finite value was born on {where}. Here only gradients can be bad, by the all-reduce between the"
+        " ranks; this rank takes the same decision.",
+        f"Look at the incident that {where} wrote at this step.",
+    )
+
+
 def _optimizer(evidence: Evidence) -> Text:
     return Text(
         f"The optimizer made {names(evidence.optimizer)} non-finite; loss and gradients of that step were finite.",

@@ -34,10 +34,16 @@ def makes_nonfinite(optimizer: Optimizer, parameter: nn.Parameter, gradient_norm
     try:
         twin = _twin(optimizer, parameter, weight)
         with torch.enable_grad():
-            type(optimizer).step(twin)
+            _bare_step(optimizer)(twin)
     except Exception:  # noqa: BLE001 - any optimizer may be there; without a copy of it there is no evidence
         return False
     return not bool(torch.isfinite(weight.detach()).all())
+
+
+def _bare_step(optimizer: Optimizer) -> Any:
+    """Return the class's ``step`` from below torch's wrapper, which would call the process's global step hooks."""
+    step: Any = type(optimizer).step
+    return step.__wrapped__ if getattr(step, "hooked", False) else step
 
 
 def _twin(optimizer: Optimizer, parameter: nn.Parameter, weight: nn.Parameter) -> Optimizer:

@@ -17,8 +17,8 @@ def _alone(value: int) -> int:
     return value
 
 
-def _only_rank_zero(born_here: bool) -> list[int]:  # noqa: FBT001 - one flag, the whole message
-    return [0] if born_here else []
+def _only_rank_zero(_born_here: bool) -> list[int]:  # noqa: FBT001 - one flag, the whole message
+    return [0]  # there is no other rank from which a gradient could have come
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +32,7 @@ class RunContext:
         ranks_where: the ranks whose flag is true; called on all ranks together, after they agreed on a failure.
         clip_rule: the rule that is in force when the loop clips by itself, else None.
             Its ``max_norm`` is None where the loop clips by other means than the norm, or not at all.
+        step: optimizer steps done before the run, where it does not begin at none; likewise ``epoch``.
         write: False for runs that leave nothing behind (``fast_dev_run``).
     """
 
@@ -45,6 +46,8 @@ class RunContext:
     loggers: Sequence[Any] = ()
     clip_rule: ClipRule | None = None
     manual_optimization: bool = False
+    step: int | None = None
+    epoch: int = 0
     write: bool = True
     run_id: str | None = None
     agree: Callable[[int], int] = _alone

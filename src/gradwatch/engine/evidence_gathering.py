@@ -68,11 +68,21 @@ def _has_bad_state(parameter: str, state: list[str]) -> bool:
 
 def _optimizer_made(parameter: str, groups: Sequence[ParameterGroup], histories: Sequence[History]) -> bool:
     for group in groups:
-        rows = histories[group.index].rows
-        if parameter in group.names and rows:
+        if parameter in group.names and histories[group.index].rows:
             position = group.names.index(parameter)
-            return makes_nonfinite(group.optimizer, group.parameters[position], float(rows[-1].norms[position]))
+            norm = _last_finite_norm(histories[group.index], position, len(group.names))
+            return makes_nonfinite(group.optimizer, group.parameters[position], norm)
     return False
+
+
+def _last_finite_norm(history: History, position: int, parameters: int) -> float:
+    """Return the gradient norm of the last step that can have moved the weight: a bad step comes after that."""
+    for row in reversed(history.rows):
+        if len(row.norms) != parameters:  # the optimizer has been given parameters since
+            break
+        if np.isfinite(row.norms[position]):
+            return float(row.norms[position])
+    return 0.0
 
 
 def summary_of(found: BadTensor) -> TensorSummary:

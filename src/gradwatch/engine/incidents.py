@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from gradwatch.diagnosis.evidence import affected, first_seen, origin_of
-from gradwatch.diagnosis.explanations import explain
+from gradwatch.diagnosis.explanations import explain, explain_from_afar
 from gradwatch.records import Incident
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def build_incident(
     evidence: Evidence, decision: Decision, position: Position, context: RunContext, ranks: list[int]
 ) -> Incident:
     """Return the incident that ``incident.json`` holds; without a replay the operation stays unnamed."""
-    text = explain(evidence)
+    text = explain_from_afar(ranks) if ranks and context.rank not in ranks else explain(evidence)
     return Incident(
         time=time.time(),
         step=position.step,

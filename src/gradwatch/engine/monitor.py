@@ -22,7 +22,7 @@ from gradwatch.engine.counters import Counters
 from gradwatch.engine.recording import PendingRecord, Position, begin_record, largest_layer, spread
 from gradwatch.engine.reporter import Reporter
 from gradwatch.engine.response import Responder
-from gradwatch.engine.run_events import run_end, run_start
+from gradwatch.engine.run_events import run_end, run_start, start_warnings
 from gradwatch.engine.settings import Settings
 from gradwatch.engine.watched import Watched
 from gradwatch.numerics import clip_coefficient, scale_
@@ -59,7 +59,7 @@ class HealthMonitor:
         self.counters = Counters()
         self.run_id = uuid.uuid4().hex
         self.resumed_from: str | None = None
-        self.active = self._started = False
+        self.active = self._started = self._loaded = False
         self._anomaly = AnomalyMode()
         self._told = self.counters.trouble
 
@@ -75,16 +75,17 @@ class HealthMonitor:
             optimizers: one, or all that step its parameters.
             context: the loop's setting; by default a single process that writes to ``dirpath`` (or ``gradwatch``).
         """
-        if self._started:  # a second fit with the same callback is a run of its own that goes on counting
+        if self._started and not self._loaded:  # a second fit with the same callback goes on counting
             self.resumed_from = self.run_id
-        self._started = True
+        self._started, self._loaded = True, False
         context = context or RunContext(dirpath=os.fspath(self.settings.dirpath or "gradwatch"))
         self.run_id = context.run_id or uuid.uuid4().hex
         listed = optimizers if isinstance(optimizers, (list, tuple)) else [cast("Optimizer", optimizers)]
         every = self.settings.log_every_n_steps
         self._context = context
         self._every = context.log_every_n_steps if every is None else every
-        self._position = Position(0, 0, None, 0)
+        done = self.counters.steps if context.step is None else context.step
+        self._position = Position(done, context.epoch, None, done)
         self._watched = Watched(module, listed, self.settings.granularity)
         self._window: StepWindow[Position] = StepWindow()
         self._losses = LossMeter(len(listed))
@@ -95,9 +96,9 @@ class HealthMonitor:
         self._reporter = Reporter(context, layer_scalars=self.settings.layer_scalars)
         self._responder = Responder(self.settings, context, self._watched, self._reporter, self.counters, self._anomaly)
         self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
-        self.active = True
         if not has_lazy_parameters(module):
             self._announce()
+        self.active = True  # last, so that a monitor that cannot begin to watch stays out of the way
 
     def end(self, status: RunStatus, reason: str | None = None) -> None:
         """Write ``run_end`` and close the files; nothing if that has been done."""
@@ -105,11 +106,13 @@ class HealthMonitor:
         if not self.active:
             return
         self.active = False
-        self._flush_pending()
-        event = run_end(self._header(), self.run_id, status, reason, self.counters)
-        self._reporter.write(event)
-        self._reporter.close()
-        log.info("%s", console.format_end(event, clip_rate=self.counters.clip_rate))
+        try:
+            self._flush_pending()
+        finally:  # after a device error nothing can be measured any more, but the end can still be written
+            event = run_end(self._header(), self.run_id, status, reason, self.counters)
+            self._reporter.write(event)
+            self._reporter.close()
+            log.info("%s", console.format_end(event, clip_rate=self.counters.clip_rate))
 
     @property
     def stop_requested(self) -> bool:
@@ -161,17 +164,17 @@ class HealthMonitor:
         Raises:
             NonFiniteError: under ``on_nonfinite="raise"``, or after ``max_skips`` skips in a row.
         """
-        if not self._announced:
-            self._announce()
         if step is not None:
             self._position = self._position._replace(step=step)
-        group = self._watched.group_of(optimizer)
         verdict = FINE
         try:
-            gradients, verdict = self._read(group)
-        finally:  # a rank whose monitor fails must still take part, or the others wait for ever
-            verdict = self._context.agree(verdict)
-        try:
+            try:
+                if not self._announced:
+                    self._announce()
+                group = self._watched.group_of(optimizer)
+                gradients, verdict = self._read(group)
+            finally:  # a rank whose monitor fails must still take part, or the others wait for ever
+                verdict = self._context.agree(verdict)
             return self._act(verdict, group, gradients)
         finally:
             self._window.close()
@@ -202,6 +205,7 @@ class HealthMonitor:
         elif self._scan_due or self.is_log_step:
             self._scan_due = False
             self.scan()
+        self._position = self._position._replace(batch_idx=None)
 
     def scan(self, *, together: bool = True) -> None:
         """Look at weights, buffers and optimizer state for values that have become non-finite.
@@ -214,7 +218,9 @@ class HealthMonitor:
         """
         births: list[Birth] = []
         try:
-            births = self._watched.scanner.scan()
+            # Inside an accumulation window the buffers may hold traces of a batch that has not been judged yet.
+            before = self._watched.buffers.before(0) if self._window.waits_for_step else None
+            births = self._watched.scanner.scan(before)
         finally:  # as in before_step
             verdict = BAD if births else FINE
             verdict = self._context.agree(verdict) if together else verdict
@@ -255,7 +261,7 @@ class HealthMonitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the counters of the run that ``state`` comes from."""
-        self.resumed_from = state.get("run_id")
+        self.resumed_from, self._loaded = state.get("run_id"), True
         self.counters.load_state_dict(state.get("counters", {}))
 
     # -- judging one step ---------------------------------------------------------------------------------------
@@ -383,8 +389,8 @@ class HealthMonitor:
             clip=self.clip_rule,
         )
         self._reporter.start(event)
-        for birth in self._watched.scanner.baseline():
-            log.warning("The %s %s is non-finite before the first step.", birth.kind, birth.name)
+        for warning in start_warnings(self._watched, self.settings, event):
+            log.warning("%s", warning)
 
     def _header(self, position: Position | None = None) -> dict[str, Any]:
         step, epoch, batch_idx, _ = position or self._position

@@ -50,7 +50,7 @@ class PendingRecord:
             optimizer=self.group.index,
             log_step=self.position.log_step,
             loss=self.loss,
-            grad_norm=self.gradients.total,
+            grad_norm=self.gradients.total if self.gradients.norms.size else None,
             clip=self.clip,
             lr=self.lr[0] if self.lr else None,
             lr_groups=self.lr,

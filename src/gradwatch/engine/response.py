@@ -51,7 +51,7 @@ class Responder:
         self.stop_requested = False
         self._skips_in_a_row: dict[int, int] = {}
         self._bad_in_a_row = 0
-        self._reported: tuple[int, int | None] | None = None
+        self._reported: Position | None = None
 
     def note_good_step(self, group: ParameterGroup) -> None:
         """End the streak of skipped and of bad steps."""
@@ -130,14 +130,17 @@ class Responder:
         return evidence_of_step(group, gradients, window, state, batch)
 
     def _birth(self, evidence: Evidence, position: Position, *, before: int | None = None) -> Position:
-        """A value that an optimizer made was born at its last step, one before the batch that shows it."""
-        rows = [
-            row for history in self._watched.histories for row in history.rows if before is None or row.step < before
+        """A value that an optimizer made was born at its own last step, before the batch that shows it."""
+        last_steps = [
+            rows[-1]
+            for group, history in zip(self._watched.groups, self._watched.histories, strict=True)
+            if _holds(group, evidence.optimizer)
+            and (rows := [row for row in history.rows if before is None or row.step < before])
         ]
-        if not evidence.optimizer or not rows:
+        if not last_steps:
             return position
-        last = max(rows, key=lambda row: row.step)
-        return position._replace(step=last.step, epoch=last.epoch, batch_idx=last.batch_idx)
+        born = min(last_steps, key=lambda row: row.step)
+        return position._replace(step=born.step, epoch=born.epoch, batch_idx=born.batch_idx)
 
     def _report(
         self,
@@ -152,13 +155,19 @@ class Responder:
         self.stop_requested |= decision.stops
         self._anomaly.arm(self._settings.anomaly_steps)
         ranks = self._context.ranks_where(evidence.is_local) if together else [self._context.rank]
-        place = None if batch is None else (batch.epoch, batch.batch_idx)
-        if place is not None and place == self._reported and not decision.raises:
+        # The very batch: a loop that does not tell its epoch reaches an equal position in each.
+        if batch is not None and batch is self._reported and not decision.raises:
             return
-        self._reported = place
+        self._reported = batch
         self._counters.incidents += 1
         incident = build_incident(evidence, decision, position, self._context, ranks)
         message = self._reporter.incident(incident)
         if decision.raises:
+            self._anomaly.end_batch()  # a hand-written loop may not come to the end of its batch
             raise NonFiniteError(message, incident)
         log.warning("%s", message)
+
+
+def _holds(group: ParameterGroup, names: Sequence[str]) -> bool:
+    """Whether one of ``names`` is a parameter of the group, or optimizer state of one."""
+    return any(name == known or name.startswith(f"{known}.") for name in names for known in group.names)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradwatch.capture import environment
-from gradwatch.capture.parameters import parameter_table
+from gradwatch.capture.parameters import orphans, parameter_table
+from gradwatch.capture.rollback import evaluates_again
+from gradwatch.diagnosis.explanations import names
 from gradwatch.records import RunEnd, RunStart
 
 if TYPE_CHECKING:
@@ -47,6 +49,22 @@ def run_start(
         settings=settings.as_dict(),
         parameters=parameter_table(watched.module, watched.groups, settings.granularity),
     )
+
+
+def start_warnings(watched: Watched, settings: Settings, event: RunStart) -> list[str]:
+    """Return what will not go as the user may expect, to be said once at the start."""
+    said = []
+    stubborn = [type(group.optimizer).__name__ for group in watched.groups if evaluates_again(group.optimizer)]
+    if stubborn and settings.on_nonfinite in ("skip", "stop"):
+        said.append(
+            f"{stubborn[0]} evaluates its loss several times a step and cannot drop one of them:"
+            f" on_nonfinite={settings.on_nonfinite!r} acts as 'raise' for it."
+        )
+    left_out = orphans(event.parameters)
+    if left_out:
+        said.append(f"These trainable parameters belong to no optimizer: {names(left_out)}.")
+    bad = watched.scanner.baseline()
+    return said + [f"The {birth.kind} {birth.name} is non-finite before the first step." for birth in bad]
 
 
 def run_end(

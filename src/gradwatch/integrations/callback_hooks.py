@@ -21,7 +21,7 @@ from gradwatch.integrations.trainer_internals import (
     around_clipping,
     batches_that_stepped,
     callback_metrics,
-    checkpoint_due,
+    checkpoint_periods,
 )
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class MonitorHooks:
             detectors=detectors,
         )
         self._dirpath: str | None = None
+        self._checkpoint_periods: list[int] = []
         self._undo: list[Callable[[], None]] = []
         self._failures: set[str] = set()
 
@@ -108,8 +109,8 @@ class MonitorHooks:
     @never_fatal
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Find out where the files go: ``trainer.log_dir`` talks to the other ranks, so every rank asks here."""
-        if stage == "fit" and not trainer.barebones:
-            self._dirpath = self._chosen_dirpath(trainer)
+        if stage == "fit":
+            self._dirpath = None if trainer.barebones else self._chosen_dirpath(trainer)
 
     @never_fatal
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -117,11 +118,15 @@ class MonitorHooks:
         if self._dirpath is None:
             return
         self._release()
-        self._engine.start(pl_module, trainer.optimizers, self._context(trainer, pl_module, self._dirpath))
-        self._undo.append(around_clipping(trainer, functools.partial(self._judge, trainer), self._after_clip))
+        self._checkpoint_periods = checkpoint_periods(trainer)
+        context = self._context(trainer, pl_module, self._dirpath)
+        after = None if context.clip_rule is None else self._after_clip
+        self._undo.append(around_clipping(trainer, functools.partial(self._judge, trainer), after))
         for optimizer in trainer.optimizers:
             handle = optimizer.register_step_post_hook(lambda stepped, *_: self._after_step(stepped))
             self._undo.append(handle.remove)
+        # Last: an engine that is told of batches and never of a step would keep them.
+        self._engine.start(pl_module, trainer.optimizers, context)
 
     @never_fatal
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -144,7 +149,9 @@ class MonitorHooks:
         if isinstance(exception, NonFiniteError):
             self._finish("nonfinite", reason)
         else:
-            self._finish("interrupted" if isinstance(exception, KeyboardInterrupt) else "exception", reason)
+            # Lightning's answer to SIGTERM is a SystemExit.
+            interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
+            self._finish("interrupted" if interrupted else "exception", reason)
 
     # -- the flow of a batch ------------------------------------------------------------------------------------
 
@@ -180,9 +187,10 @@ class MonitorHooks:
         if not self._engine.active:
             return
         self._engine.end_batch()
-        if checkpoint_due(trainer):
+        checkpoint_due = any(trainer.global_step % period == 0 for period in self._checkpoint_periods)
+        if checkpoint_due:
             self._engine.scan()
-        if self._engine.is_log_step or self._engine.has_news():
+        if checkpoint_due or self._engine.is_log_step or self._engine.has_news():
             self._publish(trainer)
         self._pass_on_stop(trainer)
 
@@ -225,17 +233,21 @@ class MonitorHooks:
 
     @never_fatal
     def _before_step(self, trainer: Any, optimizer: Optimizer) -> bool:
+        if not self._engine.active:
+            return True
         kept = self._engine.before_step(optimizer, step=trainer.global_step)
         self._pass_on_stop(trainer)
         return kept
 
     @never_fatal
     def _after_clip(self, optimizer: Optimizer) -> None:
-        self._engine.after_clip(optimizer)
+        if self._engine.active:
+            self._engine.after_clip(optimizer)
 
     @never_fatal
     def _after_step(self, optimizer: Optimizer) -> None:
-        self._engine.after_step(optimizer)
+        if self._engine.active:
+            self._engine.after_step(optimizer)
 
     def _scan(self, trainer: Any) -> None:
         if self._engine.active and not trainer.sanity_checking:
@@ -269,6 +281,8 @@ class MonitorHooks:
             loggers=tuple(trainer.loggers) if trainer.is_global_zero and not trainer.fast_dev_run else (),
             clip_rule=trainer_clip_rule(trainer, module),
             manual_optimization=not module.automatic_optimization,
+            step=trainer.global_step,
+            epoch=trainer.current_epoch,
             write=not trainer.fast_dev_run,
             run_id=strategy.broadcast(uuid.uuid4().hex),
         )

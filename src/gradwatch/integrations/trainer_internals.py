@@ -26,26 +26,31 @@ def callback_metrics(trainer: Any) -> dict[str, Tensor]:
     return store
 
 
-def checkpoint_due(trainer: Any) -> bool:
-    """Whether a checkpoint callback will save after this training batch: they run last, after every other callback."""
+def checkpoint_periods(trainer: Any) -> list[int]:
+    """Return the numbers of steps after which checkpoint callbacks save, at the end of a training batch.
+
+    They run last, after every other callback, so what must be seen before a checkpoint is written is seen by then.
+    """
     periods = [getattr(callback, "_every_n_train_steps", 0) or 0 for callback in trainer.checkpoint_callbacks]
-    return any(period >= 1 and trainer.global_step % period == 0 for period in periods)
+    return sorted({period for period in periods if period >= 1})
 
 
 def around_clipping(
-    trainer: Any, judge: Callable[[Optimizer], bool], after: Callable[[Optimizer], None]
+    trainer: Any, judge: Callable[[Optimizer], bool], after: Callable[[Optimizer], None] | None
 ) -> Callable[[], None]:
-    """Call ``judge`` where Lightning clips, and clip only if it returns True; return a function that undoes this.
+    """Call ``judge`` where Lightning clips, and let it clip only if that returns True; return how to undo this.
 
     That place is after every ``on_before_optimizer_step`` hook, the module's own included, in automatic and manual
     optimization alike. No callback hook comes that late: ``on_before_optimizer_step`` of a callback runs before the
-    module's, which may still change the gradients and must see them unclipped.
+    module's, which may still change the gradients and must see them unclipped. ``after`` is called once Lightning has
+    clipped; None says that it has nothing to clip, which then need not be asked at every step.
     """
     plugin = trainer.precision_plugin
+    own = dict(vars(plugin))
     clip = plugin._clip_gradients  # noqa: SLF001
 
     def judge_then_clip(model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        if judge(optimizer):
+        if judge(optimizer) and after is not None:
             clip(model, optimizer, *args, **kwargs)
             after(optimizer)
 
@@ -53,5 +58,7 @@ def around_clipping(
 
     def undo() -> None:
         plugin.__dict__.pop("_clip_gradients", None)
+        if "_clip_gradients" in own:
+            plugin._clip_gradients = clip  # noqa: SLF001
 
     return undo

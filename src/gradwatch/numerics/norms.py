@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.linalg import vector_norm
 
-from gradwatch.numerics.rows import row_based_norms
+from gradwatch.numerics.rows import FEW, norms_one_by_one, row_based_norms
 from gradwatch.numerics.views import pieces, real_values, wide_dtype
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     """
     values = real_values(tensors)
     if set(map(torch.Tensor.get_device, values)) <= {_CPU}:
-        return row_based_norms(values)
+        few = len(values) <= FEW and all(value.dtype is torch.float32 for value in values)
+        return norms_one_by_one(values) if few and values else row_based_norms(values)
     devices = [value.device for value in values]
     norms = {device: _device_norms([v for v in values if v.device == device]) for device in dict.fromkeys(devices)}
     home = devices[0]

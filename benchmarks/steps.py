@@ -1,0 +1,202 @@
+"""Whole training steps: the time of a step under each monitor, as a ratio to plain Lightning with clipping.
+
+Two workloads, one of 20 ms a step or more and one of about 1 ms. Each round trains every variant in turn for two
+log periods, so that a slow minute of the machine hits all of them; a variant's step time is the weighted mean of the
+medians of its log steps and of the others, and the figure is the median of the ratios round by round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import statistics
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import grad_norm
+from torch import Tensor, nn
+
+from gradwatch import NumericalHealthMonitor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LOG_EVERY = 50
+STEPS = 2 * LOG_EVERY
+WARMUP = 10
+
+
+class Transformer(nn.Module):
+    """Four encoder layers, width 128: about 0.8M parameters and 50 tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(128, 4, 512, dropout=0.1, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.head = nn.Linear(128, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x))
+
+
+class Workload(LightningModule):
+    """A network, a squared error, AdamW."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:  # noqa: ARG002 - the hook's signature
+        x, y = batch
+        return nn.functional.mse_loss(self.network(x), y)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), 1e-4)
+
+
+def transformer() -> tuple[Workload, tuple[Tensor, Tensor]]:
+    """Return a step of more than 20 ms with 52 parameter tensors."""
+    return Workload(Transformer()), (torch.randn(8, 32, 128), torch.randn(8, 32, 128))
+
+
+def mlp() -> tuple[Workload, tuple[Tensor, Tensor]]:
+    """Return a step of about 1 ms: what Lightning itself does is most of it."""
+    network = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+    return Workload(network), (torch.randn(64, 64), torch.randn(64, 10))
+
+
+def resnet() -> tuple[Workload, tuple[Tensor, Tensor]]:
+    """Return a step with the buffers of 20 batch normalisations to keep."""
+    blocks: list[nn.Module] = []
+    for channels in (3, *[32] * 19):
+        blocks += [nn.Conv2d(channels, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
+    return Workload(nn.Sequential(*blocks)), (torch.randn(8, 3, 16, 16), torch.randn(8, 32, 16, 16))
+
+
+class TimedBatches:
+    """The same batch again and again; notes when each is asked for."""
+
+    def __init__(self, batch: tuple[Tensor, Tensor], steps: int) -> None:
+        self.batch, self.steps, self.asked = batch, steps, []  # type: ignore[var-annotated]
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in range(self.steps):
+            self.asked.append(time.perf_counter())
+            yield self.batch
+        self.asked.append(time.perf_counter())
+
+    def step_time(self) -> float:
+        """Seconds a step: medians of log steps and of the others, weighted as they occur."""
+        durations = [after - before for before, after in zip(self.asked, self.asked[1:], strict=False)]
+        log_steps = [durations[i] for i in range(WARMUP, len(durations)) if (i + 1) % LOG_EVERY == 0]
+        others = [durations[i] for i in range(WARMUP, len(durations)) if (i + 1) % LOG_EVERY]
+        return (statistics.median(others) * (LOG_EVERY - 1) + statistics.median(log_steps)) / LOG_EVERY
+
+
+class GradNormEachStep(Callback):
+    """What Lightning's documentation shows: ``grad_norm`` and ``log_dict`` before every optimizer step."""
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:  # noqa: ARG002
+        pl_module.log_dict(grad_norm(pl_module, norm_type=2))
+
+
+class ForwardHookChecker(Callback):
+    """A forward hook on every module that looks for NaN and inf in its output."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        def check(module: nn.Module, args: Any, output: Any) -> None:  # noqa: ARG001
+            if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                raise FloatingPointError(type(module).__name__)
+
+        for module in pl_module.modules():
+            module.register_forward_hook(check)
+
+
+VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "plain, gradient_clip_val=1.0": lambda: {"gradient_clip_val": 1.0},
+    "gradwatch, default settings": lambda: {"callbacks": [NumericalHealthMonitor()]},
+    "detect_anomaly=True": lambda: {"gradient_clip_val": 1.0, "detect_anomaly": True},
+    "grad_norm + log_dict each step": lambda: {"gradient_clip_val": 1.0, "callbacks": [GradNormEachStep()]},
+    "forward-hook NaN checker": lambda: {"gradient_clip_val": 1.0, "callbacks": [ForwardHookChecker()]},
+}
+WORKLOADS = {"transformer": transformer, "20 x conv + BatchNorm": resnet, "MLP": mlp}
+
+
+@dataclass(frozen=True)
+class StepRatio:
+    """``ratio``: a variant's step time by the plain one's, median over rounds; ``low`` and ``high``: its quartiles."""
+
+    workload: str
+    variant: str
+    milliseconds: float
+    ratio: float
+    low: float
+    high: float
+
+
+def train(variant: dict[str, Any], make: Callable[[], tuple[Workload, tuple[Tensor, Tensor]]], steps: int) -> float:
+    """Train one variant and return its seconds a step."""
+    seed_everything(0, verbose=False)
+    module, batch = make()
+    batches = TimedBatches(batch, steps)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(None):
+        warnings.simplefilter("ignore")
+        trainer = Trainer(
+            max_epochs=1,
+            logger=CSVLogger(folder),
+            log_every_n_steps=LOG_EVERY,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **variant,
+        )
+        trainer.fit(module, batches)
+    return batches.step_time()
+
+
+def measure(workload: str, rounds: int, steps: int = STEPS, variants: list[str] | None = None) -> list[StepRatio]:
+    """Train every variant ``rounds`` times in turn."""
+    names = variants or list(VARIANTS)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(rounds):
+        for name in names if i % 2 == 0 else reversed(names):
+            times[name].append(train(VARIANTS[name](), WORKLOADS[workload], steps))
+    plain = times[names[0]]
+    return [_row(workload, name, times[name], plain) for name in names]
+
+
+def _row(workload: str, name: str, own: list[float], plain: list[float]) -> StepRatio:
+    ratios = sorted(a / b for a, b in zip(own, plain, strict=True))
+    quartile = len(ratios) // 4
+    return StepRatio(
+        workload,
+        name,
+        1e3 * statistics.median(own),
+        statistics.median(ratios),
+        ratios[quartile],
+        ratios[-1 - quartile],
+    )
+
+
+def quiet() -> None:
+    """Silence what Lightning says at each of hundreds of trainings."""
+    for name in ("lightning.pytorch", "lightning.fabric", "gradwatch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    import sys
+
+    quiet()
+    for row in measure(sys.argv[1], int(sys.argv[2]), variants=list(VARIANTS)[: int(sys.argv[3])]):
+        print(row)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, UserDict, deque
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_sequence
+
+from gradwatch.capture.batch import MAX_DEPTH, MAX_ITEMS, bad_tensors, named_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Any
+
+
+@dataclass
+class Plain:
+    x: Tensor
+    meta: str = "a"
+
+
+@dataclass(slots=True)
+class Slotted:
+    x: Tensor
+    y: list[Tensor]
+
+
+class Unsliceable(deque[Any]):
+    """A sequence, as the registry has it, that cannot be sliced."""
+
+
+class Hostile(UserDict[str, Any]):
+    """Fails when it is opened."""
+
+    def __iter__(self) -> Iterator[str]:
+        message = "closed"
+        raise RuntimeError(message)
+
+
+class Partial:
+    """Has attributes that were never set, and refuses others."""
+
+    __slots__ = ("x",)
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def tensor(value: float = 1.0) -> Tensor:
+    return torch.full((2,), value)
+
+
+def names(batch: object) -> list[str]:
+    return [name for name, _ in named_tensors(batch)]
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        (tensor(), ["batch"]),
+        ((tensor(), tensor()), ["batch[0]", "batch[1]"]),
+        ([tensor(), [tensor()]], ["batch[0]", "batch[1][0]"]),
+        ({"image": tensor(), 3: tensor()}, ["batch['image']", "batch[3]"]),
+        (OrderedDict(a=(tensor(),)), ["batch['a'][0]"]),
+        (UserDict({"input_ids": tensor()}), ["batch['input_ids']"]),
+        (Pair(tensor(), {"b": tensor()}), ["batch.x", "batch.y['b']"]),
+        (Plain(tensor()), ["batch.x"]),
+        (Slotted(tensor(), [tensor()]), ["batch.x", "batch.y[0]"]),
+        (SimpleNamespace(a=tensor(), b=Plain(tensor())), ["batch.a", "batch.b.x"]),
+        (deque([tensor()]), ["batch[0]"]),
+        (Unsliceable([tensor()]), ["batch[0]"]),
+        ([tensor()] * 2, ["batch[0]", "batch[1]"]),
+        (torch.nn.Parameter(tensor()), ["batch"]),
+        (None, []),
+        ("words", []),
+        (b"bytes", []),
+        (range(5), []),
+        (3.0, []),
+        (np.ones(3), []),
+        ([], []),
+        ({"path": ["a.png"], "n": 3, "none": None}, []),
+        (Plain, []),
+        (print, []),
+    ],
+    ids=lambda value: None if isinstance(value, list) else type(value).__name__,
+)
+def test_names_are_those_that_a_user_would_write(batch: object, expected: list[str]) -> None:
+    assert names(batch) == expected
+
+
+def test_a_packed_sequence_is_a_named_tuple() -> None:
+    assert "batch.data" in names(pack_sequence([torch.ones(2), torch.ones(1)]))
+
+
+# -- batches that are no plain containers ----------------------------------------------------------------------------
+
+
+def test_an_object_that_refers_to_itself_ends() -> None:
+    batch: dict[str, Any] = {"x": tensor()}
+    batch["self"] = batch
+    twins = SimpleNamespace(x=tensor())
+    twins.other = SimpleNamespace(twin=twins, x=tensor())
+    assert names(batch) == ["batch['x']"]
+    assert names(twins) == ["batch.x", "batch.other.x"]
+
+
+def test_a_web_of_objects_that_all_refer_to_one_another_takes_no_time() -> None:
+    """Each path through 60 such objects would be 60**6 visits."""
+    web = [SimpleNamespace(x=tensor()) for _ in range(60)]
+    for node in web:
+        node.others = web
+    started = time.perf_counter()
+    found = names(web)
+    assert time.perf_counter() - started < 5
+    assert len(found) == 60
+
+
+def test_depth_is_bounded() -> None:
+    batch: Any = tensor()
+    for _ in range(MAX_DEPTH):
+        batch = [batch]
+    assert names(batch) == ["batch" + MAX_DEPTH * "[0]"]
+    assert names([batch]) == []
+
+
+def test_width_is_bounded() -> None:
+    assert len(names([tensor()] * (MAX_ITEMS + 5))) == MAX_ITEMS
+    assert len(names({i: tensor() for i in range(MAX_ITEMS + 5)})) == MAX_ITEMS
+
+
+def test_containers_that_make_their_items_on_the_fly_are_read_whole() -> None:
+    """Objects that live for a moment only may get the same id one after the other."""
+
+    class Lazy(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return ({"x": [tensor(float(i))]} for i in range(20))
+
+    assert len(names(Lazy([None]))) == 20
+
+
+@pytest.mark.parametrize("item", [Hostile(a=1), Partial(), Slotted.__new__(Slotted)], ids=["raises", "slots", "unset"])
+def test_one_hostile_item_does_not_hide_the_others(item: object) -> None:
+    assert names([item, tensor()]) == ["batch[1]"]
+
+
+def test_the_shortest_name_of_an_object_counts() -> None:
+    """Found again below its own depth, it would be cut off."""
+    deep: Any = [[[tensor()]]]
+    assert names([[[[[deep]]]], deep]) == ["batch[1][0][0][0]"]
+
+
+# -- which of them are bad -------------------------------------------------------------------------------------------
+
+
+def test_bad_tensors_are_counted_by_kind() -> None:
+    x = torch.tensor([1.0, float("nan"), float("inf"), float("inf"), float("-inf")])
+    found = bad_tensors({"good": torch.ones(3), "x": x, "labels": torch.arange(3)})
+    assert [(bad.name, bad.nan, bad.posinf, bad.neginf) for bad in found] == [("batch['x']", 1, 2, 1)]
+    assert found[0].tensor is x
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
+def test_bad_tensors_of_every_dtype(dtype: torch.dtype) -> None:
+    assert len(bad_tensors([torch.tensor([float("nan"), 1.0], dtype=dtype), torch.ones(2, dtype=dtype)])) == 1
+
+
+def test_a_batch_without_tensors_is_fine() -> None:
+    assert bad_tensors(["a", None]) == []
+    assert bad_tensors(None) == []
+
+
+def test_a_sparse_tensor_is_read() -> None:
+    found = bad_tensors([torch.tensor([[0.0, float("nan")]]).to_sparse()])
+    assert [bad.nan for bad in found] == [1]

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from gradwatch.capture.history import RING_STEPS, History, StepRow
+from gradwatch.records import Window
+
+
+def row(step: int, *, loss: float | None = 1.0, grad_norm: float = 1.0, coefficient: float = 1.0) -> StepRow:
+    return StepRow(step, 0, step, loss, grad_norm, coefficient, np.ones(2))
+
+
+def test_a_window_has_the_extremes_since_the_last_one() -> None:
+    history = History()
+    for step, (loss, norm) in enumerate([(3.0, 1.0), (1.0, 9.0), (2.0, 4.0)]):
+        history.add(row(step, loss=loss, grad_norm=norm, coefficient=min(1.0, 5 / norm)))
+    assert history.close_window() == Window(
+        steps=3,
+        grad_norm_max=9.0,
+        grad_norm_max_step=1,
+        loss_max=3.0,
+        clipped_steps=1,
+        skipped_steps=0,
+        nonfinite_steps=0,
+    )
+    history.add(row(3, loss=0.5, grad_norm=0.25))
+    window = history.close_window()
+    assert (window.steps, window.grad_norm_max, window.grad_norm_max_step) == (1, 0.25, 3)
+    assert (window.loss_max, window.clipped_steps) == (0.5, 0)
+
+
+def test_a_window_without_steps_has_no_extremes() -> None:
+    assert History().close_window() == Window(
+        steps=0,
+        grad_norm_max=None,
+        grad_norm_max_step=None,
+        loss_max=None,
+        clipped_steps=0,
+        skipped_steps=0,
+        nonfinite_steps=0,
+    )
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_extremes_ignore_what_is_not_finite(bad: float, at: int) -> None:
+    history = History()
+    norms, losses = [2.0, 1.0], [4.0, 3.0]
+    norms.insert(at, bad)
+    losses.insert(at, bad)
+    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+        history.add(row(step, loss=loss, grad_norm=norm), nonfinite=step == at, skipped=step == at)
+    window = history.close_window()
+    assert (window.grad_norm_max, window.loss_max) == (2.0, 4.0)
+    assert window.grad_norm_max_step == norms.index(2.0)
+    assert (window.nonfinite_steps, window.skipped_steps, window.steps) == (1, 1, 3)
+
+
+def test_losses_may_be_missing_or_negative() -> None:
+    history = History()
+    for step, loss in enumerate([None, -3.0, -5.0]):
+        history.add(row(step, loss=loss))
+    assert history.close_window().loss_max == -3.0
+    history.add(row(3, loss=None))
+    assert history.close_window().loss_max is None
+
+
+def test_the_ring_keeps_the_last_rows_over_windows() -> None:
+    history = History()
+    for step in range(RING_STEPS + 10):
+        history.add(row(step))
+        if step % 7 == 0:
+            history.close_window()
+    assert [entry.step for entry in history.rows] == list(range(10, RING_STEPS + 10))
+
+
+def test_zero_is_an_extreme_too() -> None:
+    history = History()
+    history.add(row(5, loss=0.0, grad_norm=0.0))
+    window = history.close_window()
+    assert (window.grad_norm_max, window.grad_norm_max_step, window.loss_max) == (0.0, 5, 0.0)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gradwatch.capture.parameters import ParameterGroup, group_parameters
+from gradwatch.capture.updates import layer_update_ratios, weights_before
+
+
+def group_of(module: nn.Module) -> ParameterGroup:
+    return group_parameters(module, [torch.optim.SGD(module.parameters(), lr=0.1)])[0]
+
+
+def two_layers(dtype: torch.dtype = torch.float32) -> Any:
+    return nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).to(dtype)
+
+
+@pytest.mark.parametrize(("dtype", "rel"), [(torch.float32, 1e-5), (torch.float64, 1e-7), (torch.bfloat16, 1e-5)])
+def test_ratios_are_the_norms_of_change_over_weight(dtype: torch.dtype, rel: float) -> None:
+    module = two_layers(dtype)
+    group = group_of(module)
+    old = [parameter.detach().clone() for parameter in group.parameters]
+    before = weights_before(group)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1.25)
+    ratios = layer_update_ratios(group, before)
+    for layer, ratio in enumerate(ratios):
+        was = torch.cat([weight.double().flatten() for weight in old[2 * layer : 2 * layer + 2]])
+        now = torch.cat([parameter.detach().double().flatten() for parameter in module[layer].parameters()])
+        assert ratio == pytest.approx(float((now - was).norm() / was.norm()), rel)
+    assert before.norms == pytest.approx([float(weight.double().norm()) for weight in old], rel=1e-12)
+
+
+def test_a_step_that_does_not_move_is_exactly_zero() -> None:
+    group = group_of(two_layers())
+    assert layer_update_ratios(group, weights_before(group)) == [0.0, 0.0]
+
+
+def test_weights_of_zero_have_no_ratio() -> None:
+    module = two_layers()
+    with torch.no_grad():
+        for parameter in module[1].parameters():
+            parameter.zero_()
+    group = group_of(module)
+    before = weights_before(group)
+    with torch.no_grad():
+        module[1].bias.add_(1)
+    assert layer_update_ratios(group, before) == [0.0, None]
+
+
+def test_the_copies_do_not_follow_the_weights() -> None:
+    module = two_layers()
+    before = weights_before(group_of(module))
+    with torch.no_grad():
+        module[0].weight.add_(1)
+    assert not torch.equal(before.copies[0], module[0].weight)
+    assert not before.copies[0].requires_grad

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gradwatch.diagnosis.evidence import PHASES, Evidence, affected, first_seen, origin_of
+from gradwatch.records import TensorSummary
+
+SUMMARY = TensorSummary(shape=(2, 3), dtype="float32", min=0.0, max=1.0, nan=1, posinf=0, neginf=0, zeros=2)
+ALL: dict[str, Any] = {
+    "optimizer": ["head.weight.exp_avg"],
+    "parameters": ["body.weight", "head.bias"],
+    "batch": [("batch['x']", SUMMARY)],
+    "buffers": ["norm.running_mean"],
+    "losses": ["NaN"],
+    "gradients": ["body.weight", "body.bias"],
+}
+# What was there before the step goes before what the step made of it.
+ORDER = ["optimizer", "parameters", "batch", "buffers", "losses", "gradients"]
+SEEN = ["optimizer", "parameter", "batch", "buffer", "loss", "gradient"]
+
+
+def evidence(*names: str) -> Evidence:
+    return Evidence(**{name: ALL[name] for name in names}, gradients_read=4)
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_the_earliest_kind_wins_over_all_that_follow(place: int) -> None:
+    assert first_seen(evidence(*ORDER[place:])) == SEEN[place]
+    assert first_seen(evidence(ORDER[place])) == SEEN[place]
+
+
+def test_gradients_are_what_is_left() -> None:
+    assert first_seen(evidence()) == "gradient"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (ORDER, ["head.weight.exp_avg"]),
+        (ORDER[1:], ["body.weight", "head.bias"]),
+        (ORDER[2:], ["body.weight", "body.bias"]),  # of a bad batch, the layers that it reached
+        (ORDER[3:], ["norm.running_mean"]),
+        (ORDER[4:], ["body.weight", "body.bias"]),
+        (["losses"], []),
+    ],
+    ids=["optimizer", "parameter", "batch", "buffer", "loss", "loss-only"],
+)
+def test_affected(names: list[str], expected: list[str]) -> None:
+    assert affected(evidence(*names)) == expected
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_origin(place: int) -> None:
+    origin = origin_of(evidence(*ORDER[place:]), [1])
+    seen = SEEN[place]
+    assert origin.phase == PHASES[first_seen(evidence(ORDER[place]))]
+    assert origin.ranks == [1]
+    assert (origin.tensor, origin.module) == {
+        "parameter": ("body.weight", "body"),
+        "buffer": ("norm.running_mean", "norm"),
+        "batch": ("batch['x']", None),
+    }.get(seen, (None, None))
+    assert origin.inputs == ([SUMMARY] if seen == "batch" else [])
+
+
+def test_a_parameter_of_the_root_module_has_the_empty_module_name() -> None:
+    assert origin_of(Evidence(parameters=["weight"]), []).module == ""
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_gradients_alone_may_have_come_from_another_rank(name: str) -> None:
+    assert evidence(name).is_local == (name != "gradients")

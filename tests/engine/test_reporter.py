@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from gradwatch import load_events, load_incident
+from gradwatch.engine.context import RunContext
+from gradwatch.engine.reporter import MAX_INCIDENTS, Reporter
+from tests.sinks.samples import finding, incident, run_end, run_start, step_record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+class ListLogger:
+    def __init__(self) -> None:
+        self.calls: list[dict[str, float]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.calls.append(metrics)
+
+
+class Broken:
+    """A sink that fails at everything."""
+
+    def write(self, event: Any) -> None:
+        message = "no"
+        raise OSError(message)
+
+    def close(self) -> None:
+        message = "never"
+        raise OSError(message)
+
+
+def reporter(path: Path, **context: Any) -> Reporter:
+    return Reporter(RunContext(dirpath=str(path), **context), layer_scalars="auto")
+
+
+def test_events_go_to_the_log_and_scalars_to_the_loggers(tmp_path: Path) -> None:
+    logger = ListLogger()
+    out = reporter(tmp_path, loggers=(logger,))
+    out.start(run_start())
+    for event in (step_record(), finding(), run_end()):
+        out.write(event)
+    out.close()
+    assert [event.type for event in load_events(tmp_path)] == ["run_start", "step", "finding", "run_end"]
+    assert len(logger.calls) == 1
+
+
+def test_the_start_says_clip_rule_and_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    reporter(tmp_path).start(run_start())
+    assert any("gradients are clipped to L2 norm 1" in message for message in caplog.messages)
+    assert any(str(tmp_path) in message for message in caplog.messages)
+
+
+def test_an_incident_has_its_folder_and_its_message_names_it(tmp_path: Path) -> None:
+    message = reporter(tmp_path).incident(incident())
+    directory = tmp_path / "incidents" / "step=00000012-0"
+    assert str(directory) in message
+    assert load_incident(directory) == incident()
+    assert load_events(tmp_path) == [incident()]
+
+
+def test_incidents_beyond_a_limit_are_in_the_log_only(tmp_path: Path) -> None:
+    out = reporter(tmp_path)
+    messages = [out.incident(incident(step=step)) for step in range(MAX_INCIDENTS + 3)]
+    assert len(list((tmp_path / "incidents").iterdir())) == MAX_INCIDENTS
+    assert len(load_events(tmp_path)) == MAX_INCIDENTS + 3
+    assert "incidents" not in messages[-1]
+
+
+def test_a_finding_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    reporter(tmp_path).finding(finding())
+    assert caplog.messages == ["The gradient of block.0 grows. Lower the learning rate."]
+
+
+def test_nothing_is_written_where_nothing_may_be(tmp_path: Path) -> None:
+    out = reporter(tmp_path / "none", write=False)
+    out.start(run_start())
+    assert "step 12" in out.incident(incident())
+    out.close()
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_sink_that_fails_is_one_warning_of_each_kind(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = ListLogger()
+    out = reporter(tmp_path, loggers=(logger,))
+    out._sinks.insert(0, Broken())
+    for _ in range(5):
+        out.write(step_record())
+    out.close()
+    assert len(logger.calls) == 5
+    assert caplog.messages == [
+        "gradwatch: Broken failed: OSError: no. Training goes on.",
+        "gradwatch: closing Broken failed: OSError: never. Training goes on.",
+    ]
+
+
+def test_an_incident_that_cannot_be_written_still_has_its_message(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("in the way")
+    assert "head.weight" in reporter(place).incident(incident())
+    assert any("cannot be written" in message or "could not be written" in message for message in caplog.messages)
+    assert place.read_text() == "in the way"
