@@ -59,7 +59,9 @@ class LiveTensors(Callback):
         self.most = max(self.most, sum(storages.values()))
 
 
-def _train(callbacks: list[Callback], module: Workload, batch: tuple[Tensor, Tensor]) -> int:
+def _train(callbacks: list[Callback], batch: tuple[Tensor, Tensor]) -> int:
+    gc.collect()  # the optimizer of the training before is part of a cycle
+    seed_everything(0, verbose=False)
     live = LiveTensors()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -73,19 +75,20 @@ def _train(callbacks: list[Callback], module: Workload, batch: tuple[Tensor, Ten
             enable_model_summary=False,
             callbacks=[*callbacks, live],
         )
-        trainer.fit(module, TimedBatches(batch, 8))
+        trainer.fit(Workload(_network()), TimedBatches(batch, 8))
     return live.most
 
 
 def held_between_log_steps() -> HeldMemory:
     """Train a network of 25M parameters with and without the monitor."""
-    seed_everything(0, verbose=False)
-    network = nn.Sequential(*[nn.Linear(1250, 1250) for _ in range(16)])
     batch = (torch.randn(2, 1250), torch.randn(2, 1250))
-    plain = _train([], Workload(network), batch)
-    watched = _train([NumericalHealthMonitor()], Workload(network), batch)
-    model = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    return HeldMemory(model, watched - plain)
+    plain = _train([], batch)
+    watched = _train([NumericalHealthMonitor()], batch)
+    return HeldMemory(sum(p.numel() * p.element_size() for p in _network().parameters()), watched - plain)
+
+
+def _network() -> nn.Module:
+    return nn.Sequential(*[nn.Linear(1250, 1250) for _ in range(16)])
 
 
 def growth(records: int = 100_000) -> Growth:

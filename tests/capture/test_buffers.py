@@ -322,10 +322,10 @@ def test_a_cache_that_was_made_in_inference_mode_is_left_alone() -> None:
     for _ in range(3):
         guard.before_batch(new_window=True)
     assert copied(guard) == {"small"}
-    module.small = torch.ones(2)
+    with torch.inference_mode():
+        module.small = torch.ones(2)
     guard.restore(0)
     assert module.small.tolist() == [0.0, 0.0]
-    guard.restore(0)
 
 
 @pytest.mark.parametrize(
@@ -352,6 +352,30 @@ def test_any_tensor_may_be_a_buffer(tensor: Tensor) -> None:
         module.odd = ~module.odd if tensor.dtype == torch.bool else 2 * module.odd + one_like(tensor)
     guard.restore(0)
     assert torch.equal(module.odd.to_dense(), before.to_dense())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_buffer_that_stays_the_same_tensor_is_copied_anew_at_each_batch(*, sparse: bool) -> None:
+    start = torch.eye(4).to_sparse() if sparse else torch.eye(4)
+    module: Any = Holder(same=start)
+    guard = BufferGuard(module)
+    for batch in range(5):
+        guard.before_batch(new_window=True)
+        assert torch.equal(guard.before(0)["same"].to_dense(), torch.eye(4) * 2**batch)
+        module.same.mul_(2)
+    guard.restore(0)
+    assert torch.equal(module.same.to_dense(), torch.eye(4) * 2**4)
+
+
+def test_a_buffer_that_is_resized_in_place_comes_back() -> None:
+    module: Any = Holder(cache=torch.arange(6.0).reshape(2, 3))
+    guard = BufferGuard(module)
+    for shape in ((2, 3), (3, 2), (6,), (12,)):
+        before = module.cache.clone()
+        guard.before_batch(new_window=True)
+        module.cache.resize_(shape)
+    guard.restore(0)
+    assert torch.equal(module.cache, before)
 
 
 def test_a_module_without_buffers_costs_nothing() -> None:

@@ -80,6 +80,15 @@ def test_extras_travel_along_in_order_and_any_dtype() -> None:
         assert values == pytest.approx([1.5, 2.5, math.nan, 3.0], nan_ok=True)
 
 
+def test_from_a_device_norms_and_extras_come_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = group_with(full(3.0, 1), None, full(4.0, 1))
+    monkeypatch.setattr(torch.Tensor, "is_cpu", property(lambda _: False))  # what the packing asks for
+    read = read_gradients(group, [torch.tensor(1.5), torch.tensor([2], dtype=torch.int64)])
+    assert (read.norms.tolist(), read.total, read.extras) == ([3.0, 4.0], 5.0, [1.5, 2.0])
+    assert read_gradients(group_with(None), [torch.tensor(1.5)]).extras == [1.5]
+    assert read_gradients(group).norms.tolist() == [3.0, 4.0]
+
+
 def test_gradients_of_gradients_may_require_grad() -> None:
     """``backward(create_graph=True)`` leaves gradients that are part of a graph themselves."""
     parameter = nn.Parameter(torch.ones(1))

@@ -182,6 +182,17 @@ def test_a_new_buffer_of_minus_infinity_is_a_mask() -> None:
     assert kinds(scanner.scan()) == [("buffer", "causal")]
 
 
+def test_a_mask_that_hides_more_is_no_birth() -> None:
+    """A curriculum or a sliding window writes into the mask that is there."""
+    module = Model()
+    scanner = scanner_of(module)
+    scanner.baseline()
+    module.get_buffer("mask")[:, 0] = -math.inf
+    assert scanner.scan() == []
+    write(module.mask, math.inf)  # type: ignore[arg-type]
+    assert kinds(scanner.scan()) == [("buffer", "mask")]
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_new_buffer_that_is_bad_is_a_birth(value: float) -> None:
     module = Model()

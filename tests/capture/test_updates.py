@@ -32,7 +32,7 @@ def test_ratios_are_the_norms_of_change_over_weight(dtype: torch.dtype, rel: flo
         was = torch.cat([weight.double().flatten() for weight in old[2 * layer : 2 * layer + 2]])
         now = torch.cat([parameter.detach().double().flatten() for parameter in module[layer].parameters()])
         assert ratio == pytest.approx(float((now - was).norm() / was.norm()), rel)
-    assert before.norms == pytest.approx([float(weight.double().norm()) for weight in old], rel=1e-12)
+    assert before.norms == pytest.approx([float(weight.double().norm()) for weight in old], rel=1e-5)
 
 
 def test_a_step_that_does_not_move_is_exactly_zero() -> None:

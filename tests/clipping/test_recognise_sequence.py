@@ -131,6 +131,11 @@ def test_a_frozen_front_end_still_tells_a_raw_waveform_encoder(name: str) -> Non
     assert family(feature_extractor=front, encoder=body) == {"H": "hubert-base", "W": "wav2vec"}[name[0]]
 
 
+def test_a_front_end_deep_in_a_frozen_part() -> None:
+    front = freeze(block("Frozen", feature_extractor=block("FeatureEncoder", conv=nn.Conv1d(1, 4, 10, 5))))
+    assert family(front=front, encoder=block("Encoder", pos_conv=nn.Conv1d(8, 8, 3), layers=encoder())) == "wav2vec"
+
+
 def test_no_raw_waveform_without_a_convolutional_front_end() -> None:
     body = block("Encoder", pos_conv=nn.Conv1d(8, 8, 3), layers=encoder())
     assert family(feature_extractor=mlp(), encoder=body) == "transformer"

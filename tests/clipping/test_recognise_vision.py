@@ -111,7 +111,7 @@ def test_spellings_of_adversaries(names: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", ["generator", "generator decoder", "g1 d1", "g d", "encoder discriminator", "gate disc"]
+    "names", ["generator", "generator decoder", "g1 d1", "g d", "encoder discriminator", "gate disc", "oxygen disc"]
 )
 def test_names_that_are_not_adversaries(names: str) -> None:
     assert family(**{name: cnn() for name in names.split()}) == "conv-net"

@@ -215,6 +215,11 @@ def test_an_optimizer_that_cannot_be_copied_is_no_evidence(kind: Any) -> None:
     assert torch.equal(before, weight)
 
 
+def test_a_dtype_that_cannot_be_repaired_is_no_evidence() -> None:
+    weight = nn.Parameter(torch.ones(3).to(torch.float8_e4m3fn), requires_grad=False)
+    assert not makes_nonfinite(torch.optim.SGD([weight], lr=math.inf), weight, 1.0)
+
+
 def test_a_weight_that_the_optimizer_does_not_step_is_no_evidence() -> None:
     assert not makes_nonfinite(torch.optim.SGD([parameter()], lr=math.inf), parameter(), 1.0)
 

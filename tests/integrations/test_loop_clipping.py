@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from types import MethodType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +152,35 @@ def test_the_argument_clip_loses_against_what_the_user_has_set_up(
     assert str(weights(plain.module)) == str(weights(ours.module))
     clipped = [event["clip"]["coefficient"] for event in events(tmp_path, "step")]
     assert max(clipped) < 1
+
+
+@pytest.mark.parametrize(
+    ("trainer", "words"),
+    [
+        ({}, "It was not clipped"),
+        ({"gradient_clip_val": 1.0}, "makes every gradient zero"),
+        ({"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"}, "up to the training loop's own clipping"),
+        ({"gradient_clip_val": 0}, "up to the training loop's own clipping"),
+    ],
+    ids=["none", "norm", "value", "off"],
+)
+def test_a_huge_gradient_under_the_trainers_clipping_is_told_as_it_goes(
+    trainer: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    """Lightning calls clip_grad_norm_, whose norm overflows: the step that is lost must not be silent."""
+
+    def explode(module: Any, batch: int) -> None:
+        if batch == 2:
+            module.head.weight.grad.fill_(1e30)
+
+    sgd = partial(torch.optim.SGD, lr=1e-35)
+    watch = monitor(tmp_path, on_nonfinite="warn")
+    fit(tmp_path, seeded(optimizer=sgd, spoil=explode), watch, max_epochs=1, **trainer)
+    finding = events(tmp_path, "finding")[0]
+    assert (finding["code"], finding["step"], finding["layer"]) == ("huge-gradient", 2, "head")
+    assert words in finding["message"]
+    record = events(tmp_path, "step")[2]
+    assert record["grad_norm"] == pytest.approx(math.sqrt(12) * 1e30, rel=1e-5)
 
 
 @pytest.mark.parametrize("clip", ["auto", 1e-9, None])

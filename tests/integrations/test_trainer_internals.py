@@ -97,6 +97,23 @@ def test_lightning_clips_only_when_told_that_it_may(kind: type[Classifier], tmp_
     assert order.calls == [*BEFORE, "step", "batch end"]
 
 
+def test_lightning_is_not_asked_where_it_has_nothing_to_clip(tmp_path: Path) -> None:
+    judged: list[Any] = []
+
+    def judge(optimizer: Any) -> bool:
+        judged.append(optimizer)
+        return True
+
+    class Judging(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            around_clipping(trainer, judge, None)
+
+    order = Order()
+    fit(tmp_path, module(Classifier, order), Judging(), limit_train_batches=2, max_epochs=1)
+    assert len(judged) == 2
+    assert order.calls == ["module"] * 2
+
+
 def test_undoing_leaves_the_plugin_as_it_was(tmp_path: Path) -> None:
     trainer = fit(tmp_path, seeded(), max_epochs=1).trainer
     before = dict(vars(trainer.precision_plugin))

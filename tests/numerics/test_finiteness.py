@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradwatch.numerics import any_nonfinite, nonfinite_counts, summarize
+from gradwatch.numerics import nonfinite_counts, summarize
 from tests.numerics.tensors import COMPLEX, FLOATS, PROPERTY, any_tensor, dense, filled, same_bits, sparse_rows
 from tests.numerics.watching import NoTransfers
 
@@ -38,7 +38,7 @@ def test_counts_are_those_of_numpy(lists: list[list[float]], dtype: torch.dtype)
     assert counts.dtype == torch.int64
     assert counts.shape == (len(lists), 3)
     assert counts.tolist() == expected
-    assert any_nonfinite(tensors).tolist() == [any(row) for row in expected]
+    assert nonfinite_counts(tensors).any(dim=1).tolist() == [any(row) for row in expected]
 
 
 @PROPERTY
@@ -52,13 +52,13 @@ def test_a_complex_number_counts_wherever_a_part_does(values: list[float], dtype
         int((np.isneginf(array.real) | np.isneginf(array.imag)).sum()),
     ]
     assert nonfinite_counts([tensor]).tolist() == [expected]
-    assert any_nonfinite([tensor]).tolist() == [any(expected)]
+    assert nonfinite_counts([tensor]).any(dim=1).tolist() == [any(expected)]
 
 
 @PROPERTY
 @given(st.lists(any_tensor(), max_size=6))
 def test_healthy_tensors_of_every_kind_are_finite(tensors: list[torch.Tensor]) -> None:
-    assert any_nonfinite(tensors).tolist() == [False] * len(tensors)
+    assert nonfinite_counts(tensors).any(dim=1).tolist() == [False] * len(tensors)
     assert nonfinite_counts(tensors).tolist() == [[0, 0, 0]] * len(tensors)
 
 
@@ -72,19 +72,19 @@ def test_healthy_tensors_of_every_kind_are_finite(tensors: list[torch.Tensor]) -
 def test_one_bad_element_is_enough(elements: int, dtype: torch.dtype, bad: float, position: int) -> None:
     tensor = filled((elements,), dtype, 1)
     tensor[position % elements] = bad
-    assert any_nonfinite([torch.zeros(2), tensor, tensor[:0]]).tolist() == [False, True, False]
+    assert nonfinite_counts([torch.zeros(2), tensor, tensor[:0]]).any(dim=1).tolist() == [False, True, False]
 
 
 def test_finite_extremes_are_finite() -> None:
     """Neither squares nor the difference of the extremes may overflow into a false alarm."""
     limits = [torch.tensor([torch.finfo(dtype).max, torch.finfo(dtype).min], dtype=dtype) for dtype in FLOATS]
-    assert any_nonfinite(limits).tolist() == [False] * len(FLOATS)
+    assert nonfinite_counts(limits).any(dim=1).tolist() == [False] * len(FLOATS)
 
 
 @pytest.mark.parametrize("dtype", FLOAT8)
 def test_eight_bit_floats(dtype: torch.dtype) -> None:
     healthy, bad = torch.tensor([1.0, 2.0]).to(dtype), torch.tensor([1.0, math.nan]).to(dtype)
-    assert any_nonfinite([healthy, bad]).tolist() == [False, True]
+    assert nonfinite_counts([healthy, bad]).any(dim=1).tolist() == [False, True]
     assert nonfinite_counts([healthy, bad]).tolist() == [[0, 0, 0], [1, 0, 0]]
 
 
@@ -97,7 +97,7 @@ def test_eight_bit_floats_with_infinities() -> None:
 def test_what_cannot_be_nonfinite_is_finite(dtype: torch.dtype) -> None:
     full = torch.zeros(8, dtype=torch.uint8).view(dtype)
     tensors = [full, torch.tensor(math.nan), full[:0]]
-    assert any_nonfinite(tensors).tolist() == [False, True, False]
+    assert nonfinite_counts(tensors).any(dim=1).tolist() == [False, True, False]
     assert nonfinite_counts(tensors).tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
 
 
@@ -106,12 +106,11 @@ def test_other_layouts() -> None:
     with_nan = torch.tensor([[0.0, math.nan], [1.0, 0.0]])
     jagged = torch.nested.nested_tensor([torch.ones(2), with_nan[0]], layout=torch.jagged)
     tensors = [sparse, with_nan.to_mkldnn(), jagged, with_nan.t(), with_nan.expand(3, 2, 2)]
-    assert any_nonfinite(tensors).tolist() == [True] * 5
+    assert nonfinite_counts(tensors).any(dim=1).tolist() == [True] * 5
     assert nonfinite_counts(tensors)[:, 0].tolist() == [1, 1, 1, 1, 3]  # inf - inf is NaN
 
 
 def test_nothing_to_look_at() -> None:
-    assert any_nonfinite([]).shape == (0,)
     assert nonfinite_counts([]).shape == (0, 3)
 
 
@@ -120,7 +119,7 @@ def test_nothing_to_look_at() -> None:
 def test_nothing_is_written_recorded_or_read_back(tensors: list[torch.Tensor]) -> None:
     before = [tensor.detach().clone() for tensor in tensors]
     with NoTransfers() as mode:
-        results = [any_nonfinite(tensors), nonfinite_counts(tensors), *summarize(tensors[0])]
+        results = [nonfinite_counts(tensors), *summarize(tensors[0])]
     assert mode.waits == []
     assert not any(result.requires_grad for result in results)
     assert all(same_bits(a, b) for a, b in zip(tensors, before, strict=True))

@@ -262,7 +262,7 @@ def test_a_place_where_nothing_can_be_written(tmp_path: Path, caplog: pytest.Log
     assert "incident" in warned(caplog)[1]
 
 
-@pytest.mark.parametrize("path", ["a\0b", "\ud800"])
+@pytest.mark.parametrize("path", ["a\0b", "\ud800"], ids=["null", "surrogate"])  # ids that a worker can send
 def test_a_path_that_no_file_can_have(path: str, caplog: pytest.LogCaptureFixture) -> None:
     log = EventLog(path, 0)
     log.write(step_record())

@@ -42,9 +42,10 @@ def buffer_slots(module: nn.Module) -> list[Slot]:
 
 
 class Snapshot(NamedTuple):
-    """Copies of some buffers, as they were before one micro-batch."""
+    """Copies of some buffers, as they were before one micro-batch; ``sources`` are the tensors they were taken from."""
 
     slots: list[Slot]
+    sources: list[Tensor]
     copies: list[Tensor]
 
 
@@ -103,21 +104,25 @@ class BufferGuard:
 
     def _copy(self) -> None:
         """Copy into the memory of an earlier window where it fits."""
-        present = [tensor.detach() for slot in self._slots if (tensor := slot.tensor) is not None]
-        if len(present) < len(self._slots):  # a module has given up a buffer
-            self._slots = [slot for slot in self._slots if slot.tensor is not None]
-        if self._used == len(self._snapshots):
-            self._snapshots.append(Snapshot(self._slots, [tensor.clone() for tensor in present]))
-        else:
-            self._overwrite(self._snapshots[self._used], present)
         self._used += 1
+        if self._used <= len(self._snapshots) and self._copied_again(self._snapshots[self._used - 1]):
+            return
+        self._slots = [slot for slot in self._slots if slot.tensor is not None]  # a module may give up a buffer
+        sources = [tensor for slot in self._slots if (tensor := slot.tensor) is not None]
+        snapshot = Snapshot(self._slots, sources, [tensor.detach().clone() for tensor in sources])
+        self._snapshots[self._used - 1 : self._used] = [snapshot]
 
-    def _overwrite(self, old: Snapshot, present: list[Tensor]) -> None:
-        if old.slots is self._slots and all(map(_alike, old.copies, present)):
-            if present:
-                torch._foreach_copy_(old.copies, present)  # one call instead of one a buffer
-        else:
-            self._snapshots[self._used] = Snapshot(self._slots, [tensor.clone() for tensor in present])
+    def _copied_again(self, old: Snapshot) -> bool:
+        """Copy with one call if the buffers are the same tensors as last time, which at most steps they are."""
+        if old.slots is not self._slots:
+            return False
+        for slot, source, copy in zip(old.slots, old.sources, old.copies, strict=True):
+            if slot.module._buffers.get(slot.key) is not source or source.shape != copy.shape:  # noqa: SLF001
+                return False
+        with torch.no_grad():
+            if old.sources:
+                torch._foreach_copy_(old.copies, old.sources)
+        return True
 
     def _discover(self) -> None:
         known = {*self._slots, *(slot for slot, _, _ in self._watched)}

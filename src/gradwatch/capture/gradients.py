@@ -87,6 +87,18 @@ def _look_closer(measured: Gradients) -> Gradients:
     return measured._replace(norms=exact.cpu().numpy(), total=float(total_norm(exact)), huge=True)
 
 
+def host_norms(tensors: Sequence[Tensor]) -> np.ndarray:
+    """Return the L2 norm of each tensor, float64, shape [n]; measured twice where squares over- or underflow."""
+    if not tensors:
+        return np.zeros(0)
+    norms = l2_norms(tensors).cpu().double().numpy()
+    doubtful = np.flatnonzero(~(np.isfinite(norms) & (norms >= UNDERFLOW)))
+    if doubtful.size:
+        norms = norms.copy()
+        norms[doubtful] = exact_l2_norms([tensors[int(i)] for i in doubtful]).cpu().numpy()
+    return norms
+
+
 def without_underflow(measured: Gradients, loss_scale: float | None = None) -> Gradients:
     """Return ``measured`` with norms too small for float32 squares measured again in float64 (log steps only)."""
     small = np.flatnonzero(measured.norms < UNDERFLOW) if measured.finite else np.zeros(0, dtype=np.intp)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch.capture.buffers import buffer_slots
-from gradwatch.numerics import any_nonfinite, nonfinite_counts
+from gradwatch.numerics import l2_norms, nonfinite_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -95,17 +95,20 @@ class StateScanner:
         entries = [entry for entry in entries if _can_be_nonfinite(entry.tensor)]
         if not entries:
             return []
-        flags = any_nonfinite([entry.tensor for entry in entries]).tolist()
-        births = [birth for entry, bad in zip(entries, flags, strict=True) if (birth := self._judge(entry, bad=bad))]
+        # A finite norm proves finite elements, and costs less than asking each of them.
+        finite = l2_norms([entry.tensor for entry in entries]).isfinite().tolist()
+        births = [
+            birth for entry, good in zip(entries, finite, strict=True) if (birth := self._judge(entry, good=good))
+        ]
         self._seen = {(entry.kind, entry.name): entry.tensor.shape for entry in entries}
         return births
 
-    def _judge(self, entry: StateTensor, *, bad: bool) -> Birth | None:
+    def _judge(self, entry: StateTensor, *, good: bool) -> Birth | None:
         key = (entry.kind, entry.name)
         before = self._known.pop(key, (0, 0, 0))
-        if not bad:
+        nan, posinf, neginf = (0, 0, 0) if good else nonfinite_counts([entry.tensor]).tolist()[0]
+        if not (nan or posinf or neginf):
             return None
-        nan, posinf, neginf = nonfinite_counts([entry.tensor]).tolist()[0]
         counts = (nan, posinf, neginf)
         self._known[key] = counts
         new = self._seen.get(key) != entry.tensor.shape

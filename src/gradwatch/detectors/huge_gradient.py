@@ -10,9 +10,16 @@ from gradwatch.records import Finding
 SQUARE_OVERFLOWS = 1.8e19
 
 
-def huge_gradient(header: dict[str, Any], layer: str, norm: float, *, clipped: bool) -> Finding:
-    """Return the finding for a finite gradient norm whose square overflows float32."""
-    fate = "It was clipped." if clipped else "It was not clipped, and Adam's second moment of it is infinite."
+FATES = {
+    "clipped": "It was clipped.",
+    "kept": "It was not clipped, and Adam's second moment of it is infinite.",
+    "zeroed": "The training loop clips by norm itself: clip_grad_norm_ makes every gradient zero of it.",
+    "left alone": "What becomes of it is up to the training loop's own clipping.",
+}
+
+
+def huge_gradient(header: dict[str, Any], layer: str, norm: float, *, fate: str) -> Finding:
+    """Return the finding for a finite gradient norm whose square overflows float32; ``fate`` is a key of ``FATES``."""
     return Finding(
         **header,
         code="huge-gradient",
@@ -20,7 +27,8 @@ def huge_gradient(header: dict[str, Any], layer: str, norm: float, *, clipped: b
         since_step=header["step"],
         severity="warning",
         layer=layer,
-        message=f"The gradient of {layer} has a norm of {norm:.3g}: finite, but its square overflows float32. {fate}",
+        message=f"The gradient of {layer} has a norm of {norm:.3g}: finite, but its square overflows float32."
+        f" {FATES[fate]}",
         evidence={"grad_norm": norm, "square_overflows_above": SQUARE_OVERFLOWS},
         advice="Look at this batch and at the learning rate; clip the gradients. torch.nn.utils.clip_grad_norm_ alone"
         " would have computed an infinite norm here and set every gradient to zero.",

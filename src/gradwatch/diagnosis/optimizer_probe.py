@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
-
-HOOKS = ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks")
 
 
 def makes_nonfinite(optimizer: Optimizer, parameter: nn.Parameter, gradient_norm: float) -> bool:
@@ -28,20 +26,20 @@ def makes_nonfinite(optimizer: Optimizer, parameter: nn.Parameter, gradient_norm
         parameter: the weight that became non-finite.
         gradient_norm: L2 norm of its gradient at that step.
     """
-    weight = nn.Parameter(torch.nan_to_num(parameter.detach(), nan=0.0, posinf=0.0, neginf=0.0))
-    spread = gradient_norm / math.sqrt(max(1, weight.numel())) if math.isfinite(gradient_norm) else 0.0
-    weight.grad = torch.full_like(weight, spread)
+    spread = gradient_norm / math.sqrt(max(1, parameter.numel())) if math.isfinite(gradient_norm) else 0.0
     try:
+        weight = nn.Parameter(torch.nan_to_num(parameter.detach(), nan=0.0, posinf=0.0, neginf=0.0))
+        weight.grad = torch.full_like(weight, spread)
         twin = _twin(optimizer, parameter, weight)
         with torch.enable_grad():
             _bare_step(optimizer)(twin)
-    except Exception:  # noqa: BLE001 - any optimizer may be there; without a copy of it there is no evidence
+        return not bool(torch.isfinite(weight.detach()).all())
+    except Exception:  # noqa: BLE001 - any optimizer and dtype may be there; without a copy there is no evidence
         return False
-    return not bool(torch.isfinite(weight.detach()).all())
 
 
 def _bare_step(optimizer: Optimizer) -> Any:
-    """Return the class's ``step`` from below torch's wrapper, which would call the process's global step hooks."""
+    """Return the class's ``step`` from below torch's wrapper, which would call step hooks, the global ones too."""
     step: Any = type(optimizer).step
     return step.__wrapped__ if getattr(step, "hooked", False) else step
 
@@ -51,8 +49,6 @@ def _twin(optimizer: Optimizer, parameter: nn.Parameter, weight: nn.Parameter) -
     group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
     twin.param_groups = [{**group, "params": [weight]}]
     twin.state = defaultdict(dict, {weight: _clone(optimizer.state.get(parameter, {}))})
-    for hooks in HOOKS:  # a user's hooks, and the monitor's own, belong to the real optimizer
-        setattr(twin, hooks, OrderedDict())
     return twin
 
 

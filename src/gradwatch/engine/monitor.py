@@ -132,12 +132,18 @@ class HealthMonitor:
             epoch: the current epoch.
             step: optimizer steps done so far; counted here if not given.
             log_step: x-axis of the loggers; ``step`` if not given.
+
+        Raises:
+            RuntimeError: ``start`` has not been called, or ``end`` has.
         """
+        if not self.active:
+            raise RuntimeError("begin_batch: the monitor is not watching; call start(module, optimizers) first")
         done = self.counters.steps if step is None else step
         self._position = Position(done, epoch, batch_idx, done if log_step is None else log_step)
-        self._watched.buffers.before_batch(new_window=self._window.starts_anew)
+        new_window = self._window.starts_anew
         self._window.begin(self._position, batch)
         self._anomaly.begin_batch()
+        self._watched.buffers.before_batch(new_window=new_window)
 
     def observe_loss(self, loss: Tensor, *, factor: float = 1.0) -> None:
         """Keep the loss that is about to be backpropagated, on its device.
@@ -145,7 +151,12 @@ class HealthMonitor:
         Args:
             loss: a scalar; the scaled one where the context has a GradScaler.
             factor: undoes a division of it, as by the number of accumulated batches.
+
+        Raises:
+            RuntimeError: no batch has begun.
         """
+        if not (self.active and self._window.micro_batches):
+            raise RuntimeError("observe_loss: no batch has begun; call begin_batch(batch, batch_idx) for each")
         value = loss.detach() if loss.numel() == 1 else loss.detach().mean()
         if self._context.scaler is not None:
             value = value / scale_of(self._context.scaler, value.device)
@@ -306,8 +317,8 @@ class HealthMonitor:
         self._responder.note_good_step(group)
         self._remember(group, gradients, coefficient)
         if gradients.huge:
-            layer, clipped = largest_layer(group, gradients) or "", coefficient < 1.0
-            self._reporter.finding(huge_gradient(self._header(), layer, gradients.total, clipped=clipped))
+            fate, layer = self._fate_of_huge(coefficient), largest_layer(group, gradients) or ""
+            self._reporter.finding(huge_gradient(self._header(), layer, gradients.total, fate=fate))
 
     def _clip(self, gradients: Gradients) -> float:
         if self.clip_rule.max_norm is None or not gradients.tensors:
@@ -316,6 +327,11 @@ class HealthMonitor:
         if coefficient < 1.0 and self._context.clip_rule is None:
             scale_(gradients.tensors, coefficient)
         return coefficient
+
+    def _fate_of_huge(self, coefficient: float) -> str:
+        if self._context.clip_rule is None:
+            return "clipped" if coefficient < 1.0 else "kept"
+        return "left alone" if self._context.clips_by_other_means else "zeroed"
 
     def _note_overflow(self, group: ParameterGroup, gradients: Gradients) -> None:
         """The GradScaler found an overflow: it will skip this update and lower its scale, as it is meant to."""

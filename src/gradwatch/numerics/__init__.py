@@ -7,16 +7,13 @@ it is given; the same input gives the same output.
 from __future__ import annotations
 
 from gradwatch.numerics.clipping import clip_coefficient, scale_
-from gradwatch.numerics.differences import difference_norms
-from gradwatch.numerics.finiteness import Summary, any_nonfinite, nonfinite_counts, summarize
+from gradwatch.numerics.finiteness import Summary, nonfinite_counts, summarize
 from gradwatch.numerics.norms import UNDERFLOW, exact_l2_norms, l2_norms, total_norm
 
 __all__ = [
     "UNDERFLOW",
     "Summary",
-    "any_nonfinite",
     "clip_coefficient",
-    "difference_norms",
     "exact_l2_norms",
     "l2_norms",
     "nonfinite_counts",

@@ -103,7 +103,7 @@ def _exact_norm(value: Tensor) -> Tensor:
 
 def _sum_of_squares(value: Tensor, scale: Tensor | None = None) -> Tensor:
     sums = []
-    for (piece,) in pieces(value):
+    for piece in pieces(value):
         wide = piece.double() if scale is None else piece / scale
         sums.append(wide.square().sum())
     return torch.stack(sums).sum()

@@ -64,14 +64,13 @@ def flat_view(tensor: Tensor) -> Tensor | None:
     return tensor.view(-1) if tensor.is_contiguous() else None
 
 
-def pieces(*tensors: Tensor, size: int = PIECE) -> Iterator[tuple[Tensor, ...]]:
-    """Yield views of at most ``size`` elements that make up ``tensors``, which have one shape and are cut alike."""
-    first = tensors[0]
-    if first.numel() <= size:
-        yield tensors
-    elif all(tensor.is_contiguous() for tensor in tensors):
-        yield from zip(*(torch.split(tensor.view(-1), size) for tensor in tensors), strict=True)
+def pieces(tensor: Tensor, size: int = PIECE) -> Iterator[Tensor]:
+    """Yield views of at most ``size`` elements that make up ``tensor``."""
+    if tensor.numel() <= size:
+        yield tensor
+    elif tensor.is_contiguous():
+        yield from torch.split(tensor.view(-1), size)
     else:
-        longest = max(range(first.dim()), key=lambda dim: first.shape[dim])
-        for halves in zip(*(tensor.tensor_split(2, dim=longest) for tensor in tensors), strict=True):
-            yield from pieces(*halves, size=size)
+        longest = max(range(tensor.dim()), key=lambda dim: tensor.shape[dim])
+        for half in tensor.tensor_split(2, dim=longest):
+            yield from pieces(half, size)

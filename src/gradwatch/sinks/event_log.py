@@ -155,7 +155,9 @@ class EventLog:
         kind = (what, errno.errorcode.get(getattr(error, "errno", None) or 0, type(error).__name__))
         if kind not in self._warned:
             self._warned.add(kind)
-            log.warning("gradwatch: %s%s. Training goes on.", what, reason)
+            # A path may hold what no terminal or log file can be sent (half a surrogate pair).
+            text = f"{what}{reason}".encode(errors="backslashreplace").decode()
+            log.warning("gradwatch: %s. Training goes on.", text)
 
     def _new_incident_directory(self, step: int) -> Path:
         parent = self._dirpath / "incidents"

@@ -1,0 +1,115 @@
+"""What the monitor costs, in one page: norms, whole training steps, memory. Writes ``docs/benchmarks.md``.
+
+Run on an otherwise idle machine: ``make benchmark`` (about fifteen minutes), or with ``--quick`` for a first look that
+writes nothing. On a machine with a GPU the norms are measured there too, with the device synchronisations counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import memory, norms, steps
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+STEP_LIMITS = {"transformer": 1.01, "20 x conv + BatchNorm": 1.01, "MLP": 1.08}
+STEP_ROUNDS = {"transformer": 15, "20 x conv + BatchNorm": 15, "MLP": 31}
+
+
+def machine() -> str:
+    """Return what the figures were measured on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return (
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads, {device};"
+        f" Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def step_table(rows: list[steps.StepRatio]) -> str:
+    """Return the whole-step ratios as a markdown table; the goal stands beside gradwatch's own row."""
+    lines = ["| workload | variant | ms a step | ratio (quartiles) | goal |", "|---|---|---|---|---|"]
+    for row in rows:
+        goal = f"≤ {STEP_LIMITS[row.workload]}" if row.variant.startswith("gradwatch") else ""
+        spread = f"{row.ratio:.3f} ({row.low:.3f} to {row.high:.3f})"
+        lines.append(f"| {row.workload} | {row.variant} | {row.milliseconds:.2f} | {spread} | {goal} |")
+    return "\n".join(lines)
+
+
+def memory_text(held: memory.HeldMemory, grown: memory.Growth) -> str:
+    """Return the memory figures in two sentences."""
+    return (
+        f"Between log steps, a network of {held.model / 1e6:.0f} MB: the monitor adds {held.added:,} bytes of tensors"
+        f" (goal: at most {held.limit:,}). Python memory in use after {grown.early:,} records: {grown.bytes_early:,}"
+        f" bytes; after {grown.late:,}: {grown.bytes_late:,}."
+    )
+
+
+def measure_steps(rounds: float) -> list[steps.StepRatio]:
+    """Train every workload under every variant, with a progress bar."""
+    rows = []
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("whole steps", total=len(steps.WORKLOADS))
+        for workload in steps.WORKLOADS:
+            progress.update(task, description=f"whole steps: {workload}")
+            rows += steps.measure(workload, max(1, round(STEP_ROUNDS[workload] * rounds)))
+            progress.advance(task)
+    return rows
+
+
+def page(scale: float, records: int) -> str:
+    """Measure everything and return the page."""
+    ratios = norms.measure("cpu", scale)
+    if torch.cuda.is_available():
+        ratios += norms.measure("cuda", scale)
+    return f"""\
+# Benchmarks
+
+Written by `make benchmark` on {machine()}. Every ratio is the median of interleaved pairs: a slow minute of the
+machine hits both sides.
+
+## Norms, verdict and coefficient, against `torch.nn.utils.clip_grad_norm_`
+
+{norms.ratio_table(ratios)}
+
+## Accuracy: largest relative error of a norm against float64 (goal: at most 1e-5)
+
+{norms.precision_table(norms.precision())}
+
+## A whole training step, against plain Lightning with `gradient_clip_val=1.0`
+
+Default settings, `CSVLogger`, a log step every {steps.LOG_EVERY} steps. A step time is the mean of the median log step
+and the median other step, weighted as they occur.
+
+{step_table(measure_steps(scale))}
+
+## Memory
+
+{memory_text(memory.held_between_log_steps(), memory.growth(records))}
+"""
+
+
+def main() -> None:
+    """Measure, print, and write the page unless ``--quick``."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few rounds, and the page is not written")
+    quick = parser.parse_args().quick
+    warnings.simplefilter("ignore")
+    steps.quiet()
+    text = page(0.1, 2_000) if quick else page(1.0, 100_000)
+    print(text)
+    if not quick:
+        PAGE.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
