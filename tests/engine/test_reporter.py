@@ -42,9 +42,9 @@ def test_events_go_to_the_log_and_scalars_to_the_loggers(tmp_path: Path) -> None
     logger = ListLogger()
     out = reporter(tmp_path, loggers=(logger,))
     out.start(run_start())
-    for event in (step_record(), finding(), run_end()):
+    for event in (step_record(), finding()):
         out.write(event)
-    out.close()
+    out.end(run_end(), clip_rate=0.0)
     assert [event.type for event in load_events(tmp_path)] == ["run_start", "step", "finding", "run_end"]
     assert len(logger.calls) == 1
 
@@ -54,6 +54,15 @@ def test_the_start_says_clip_rule_and_place(tmp_path: Path, caplog: pytest.LogCa
     reporter(tmp_path).start(run_start())
     assert any("gradients are clipped to L2 norm 1" in message for message in caplog.messages)
     assert any(str(tmp_path) in message for message in caplog.messages)
+
+
+def test_only_rank_zero_says_what_all_ranks_share(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    out = reporter(tmp_path, rank=1)
+    out.start(run_start(rank=1))
+    out.end(run_end(rank=1), clip_rate=0.0)
+    assert caplog.messages == []
+    assert [event.type for event in load_events(tmp_path)] == ["run_start", "run_end"]
 
 
 def test_an_incident_has_its_folder_and_its_message_names_it(tmp_path: Path) -> None:
@@ -81,7 +90,7 @@ def test_nothing_is_written_where_nothing_may_be(tmp_path: Path) -> None:
     out = reporter(tmp_path / "none", write=False)
     out.start(run_start())
     assert "step 12" in out.incident(incident())
-    out.close()
+    out.end(run_end(), clip_rate=0.0)
     assert not (tmp_path / "none").exists()
 
 
@@ -91,7 +100,7 @@ def test_a_sink_that_fails_is_one_warning_of_each_kind(tmp_path: Path, caplog: p
     out._sinks.insert(0, Broken())
     for _ in range(5):
         out.write(step_record())
-    out.close()
+    out.end(run_end(), clip_rate=0.0)
     assert len(logger.calls) == 5
     assert caplog.messages == [
         "gradwatch: Broken failed: OSError: no. Training goes on.",

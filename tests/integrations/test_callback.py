@@ -557,6 +557,22 @@ def test_an_exception_of_the_users_closes_the_run(
     assert "second" not in end[0]["reason"]
 
 
+def test_an_exception_in_validation_closes_the_run_outside_of_a_batch(tmp_path: Path) -> None:
+    class Failing(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            raise ArithmeticError
+
+    fit(tmp_path, Failing, monitor(tmp_path), validation=data(2), expect=ArithmeticError)
+    end = events(tmp_path, "run_end")[0]
+    assert (end["status"], end["steps"], end["batch_idx"], end["reason"]) == ("exception", 5, None, "ArithmeticError")
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 0}, {"max_epochs": 0}, {"limit_train_batches": 0}])
+def test_a_fit_without_steps(limit: dict[str, Any], tmp_path: Path) -> None:
+    assert fit(tmp_path, seeded(), monitor(tmp_path), **limit).error is None
+    assert events(tmp_path, "step") == []
+
+
 @pytest.mark.parametrize("mode", [True, False])
 def test_the_trainers_anomaly_mode_is_not_weakened(tmp_path: Path, *, mode: bool) -> None:
     seen: list[tuple[bool, bool]] = []

@@ -175,6 +175,30 @@ def test_two_steps_in_a_batch(turn: int, tmp_path: Path) -> None:
     assert {int(state["step"]) for state in fitted.trainer.optimizers[0].state.values()} == {8 if turn == 0 else 9}
 
 
+# -- an optimizer that evaluates its loss several times --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["raise", "skip"])
+@pytest.mark.parametrize("evaluation", [0, 2])
+def test_lbfgs_goes_back_to_before_its_step(evaluation: int, mode: str, tmp_path: Path) -> None:
+    calls = 0
+
+    def fault(_module: Any, loss: Tensor, batch: int) -> Tensor:
+        nonlocal calls
+        calls = calls + 1 if batch == 2 else 0
+        return loss * NAN if calls == evaluation + 1 else loss
+
+    lbfgs = partial(torch.optim.LBFGS, lr=0.1, max_iter=4)
+    short = fit(tmp_path / "short", seeded(optimizer=lbfgs), limit_train_batches=2, max_epochs=1)
+    watch = monitor(tmp_path, on_nonfinite=mode)
+    fitted = fit(tmp_path, seeded(optimizer=lbfgs, fault=fault), watch, max_epochs=1, expect=NonFiniteError)
+    assert isinstance(fitted.error, NonFiniteError)
+    before = weights(short.module)
+    for name, tensor in weights(fitted.module).items():
+        assert torch.equal(tensor, before[name]), name
+    assert [event["step"] for event in events(tmp_path, "step")][:2] == [0, 1]
+
+
 # -- steps that the user leaves out ----------------------------------------------------------------------------------
 
 

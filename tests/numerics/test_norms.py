@@ -253,11 +253,11 @@ def test_exact_norms_of_nothing() -> None:
 
 # --- total_norm -------------------------------------------------------------------------------------------------------
 
-_norms = st.lists(st.floats(0.0, 1e307, allow_subnormal=True), max_size=20)
+_totals = st.lists(st.floats(0.0, 1e307, allow_subnormal=True), max_size=20)
 
 
 @PROPERTY
-@given(_norms)
+@given(_totals)
 def test_the_total_is_the_norm_of_norms(values: list[float]) -> None:
     total = total_norm(torch.tensor(values, dtype=torch.float64))
     assert total.shape == ()
@@ -265,7 +265,7 @@ def test_the_total_is_the_norm_of_norms(values: list[float]) -> None:
 
 
 @PROPERTY
-@given(_norms, st.lists(st.sampled_from([math.nan, math.inf]), min_size=1, max_size=2), st.integers(0))
+@given(_totals, st.lists(st.sampled_from([math.nan, math.inf]), min_size=1, max_size=2), st.integers(0))
 def test_the_total_is_nonfinite_when_a_norm_is(values: list[float], bad: list[float], position: int) -> None:
     values[position % (len(values) + 1) : 0] = bad
     assert not total_norm(torch.tensor(values, dtype=torch.float64)).isfinite().item()

@@ -130,10 +130,10 @@ def _print_end(console: Console, reports: list[Report], folder: Path, seconds: f
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's notes on hardware and data loading; warnings of gradwatch itself stay audible."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    """Silence notes on hardware, data loading and clip rules; warnings of gradwatch itself stay audible."""
+    levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "gradwatch")}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
@@ -141,7 +141,8 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @contextmanager

@@ -27,7 +27,6 @@ from gradwatch.engine.settings import Settings
 from gradwatch.engine.watched import Watched
 from gradwatch.numerics import clip_coefficient, scale_
 from gradwatch.records import ClipState
-from gradwatch.sinks import console
 from gradwatch.sinks.tags import health_values
 
 if TYPE_CHECKING:
@@ -110,9 +109,7 @@ class HealthMonitor:
             self._flush_pending()
         finally:  # after a device error nothing can be measured any more, but the end can still be written
             event = run_end(self._header(), self.run_id, status, reason, self.counters)
-            self._reporter.write(event)
-            self._reporter.close()
-            log.info("%s", console.format_end(event, clip_rate=self.counters.clip_rate))
+            self._reporter.end(event, self.counters.clip_rate)
 
     @property
     def stop_requested(self) -> bool:

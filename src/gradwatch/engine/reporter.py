@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from gradwatch.engine.context import RunContext
     from gradwatch.engine.settings import LayerScalars
-    from gradwatch.records import Event, Finding, Incident, RunStart
+    from gradwatch.records import Event, Finding, Incident, RunEnd, RunStart
 
 log = logging.getLogger("gradwatch")
 
@@ -34,10 +34,18 @@ class Reporter:
         self._failed: set[str] = set()
 
     def start(self, event: RunStart) -> None:
-        """Write ``run_start`` and say what was chosen."""
+        """Write ``run_start`` and say, once for all ranks, what was chosen."""
         self.write(event)
-        for line in console.format_start(event, self._dirpath):
-            log.info("%s", line)
+        if event.rank == 0:
+            for line in console.format_start(event, self._dirpath):
+                log.info("%s", line)
+
+    def end(self, event: RunEnd, clip_rate: float) -> None:
+        """Write ``run_end``, say how it went, and close every sink."""
+        self.write(event)
+        self._close()
+        if event.rank == 0:
+            log.info("%s", console.format_end(event, clip_rate=clip_rate))
 
     def write(self, event: Event) -> None:
         """Hand ``event`` to every sink."""
@@ -63,8 +71,7 @@ class Reporter:
         self.write(finding)
         log.warning("%s %s", finding.message, finding.advice)
 
-    def close(self) -> None:
-        """Close every sink."""
+    def _close(self) -> None:
         for sink in self._sinks:
             try:
                 sink.close()

@@ -111,6 +111,7 @@ class MonitorHooks:
         """Find out where the files go: ``trainer.log_dir`` talks to the other ranks, so every rank asks here."""
         if stage == "fit":
             self._dirpath = None if trainer.barebones else self._chosen_dirpath(trainer)
+            _make_visible()
 
     @never_fatal
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -312,6 +313,16 @@ class MonitorHooks:
                 error,
                 exc_info=log.isEnabledFor(logging.DEBUG),
             )
+
+
+def _make_visible() -> None:
+    """Show the choice of the clip rule where nobody has set up logging, as Lightning shows its own lines."""
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.INFO)
+    if not log.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
 
 
 def _enabled_scaler(plugin: Any) -> Any:

@@ -125,8 +125,10 @@ def _large_rows(tensor: Tensor) -> list[Tensor]:
     flat = flat_view(tensor)
     if native and flat is not None:
         return _flat_rows(flat)
-    # A half-precision tensor is converted on the way: piece by piece, or the copy would be as large as the weights.
-    return [norms for piece in pieces(tensor if flat is None else flat) for norms in _flat_rows(piece.flatten())]
+    # A half-precision tensor is converted on the way, a strided one copied, because its elements would share a single
+    # accumulator: piece by piece, or the copy would be as large as the weights.
+    parts = pieces(tensor if flat is None else flat)
+    return [norms for piece in parts for norms in _flat_rows(piece.contiguous().view(-1))]
 
 
 def _flat_rows(flat: Tensor) -> list[Tensor]:
