@@ -1,6 +1,6 @@
 """What the monitor costs, in one page: norms, whole training steps, memory. Writes ``docs/benchmarks.md``.
 
-Run on an otherwise idle machine: ``make benchmark`` (about fifteen minutes), or with ``--quick`` for a first look that
+Run on an otherwise idle machine: ``make benchmark`` (about ten minutes), or with ``--quick`` for a first look that
 writes nothing. On a machine with a GPU the norms are measured there too, with the device synchronisations counted.
 """
 
@@ -23,7 +23,7 @@ from benchmarks import memory, norms, steps
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 STEP_LIMITS = {"transformer": 1.01, "20 x conv + BatchNorm": 1.01, "MLP": 1.08}
-STEP_ROUNDS = {"transformer": 15, "20 x conv + BatchNorm": 15, "MLP": 31}
+STEP_ROUNDS = {"transformer": 11, "20 x conv + BatchNorm": 11, "MLP": 25}
 
 
 def machine() -> str:

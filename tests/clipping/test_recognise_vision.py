@@ -95,6 +95,11 @@ def test_spellings_of_object_queries(name: str, make: Callable[[], nn.Module]) -
     assert family(body=encoder(), bbox_predictor=mlp(), **{name: make()}) == "detection-transformer"
 
 
+@pytest.mark.parametrize(("name", "expected"), [("RTDetrDecoder", "detection-transformer"), ("Decoder", "transformer")])
+def test_two_stage_detectors_have_no_learned_queries(name: str, expected: str) -> None:
+    assert family(decoder=block(name, layers=encoder(), bbox_embed=mlp())) == expected
+
+
 def test_queries_that_are_linear_maps_are_not_object_queries() -> None:
     assert family(body=encoder(), bbox_predictor=mlp(), query_embed=linear()) == "transformer"
 

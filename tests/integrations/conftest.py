@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from tests.integrations.fits import failures
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -26,3 +28,10 @@ def _globals() -> Iterator[None]:
     left_on = torch.is_anomaly_enabled()
     torch.autograd.set_detect_anomaly(mode=False)
     assert not left_on
+
+
+@pytest.fixture
+def nothing_fails(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test in which the monitor has failed inside: that training went on then shows nothing."""
+    yield
+    assert failures(caplog.messages) == []

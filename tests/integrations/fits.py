@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -163,3 +164,48 @@ def watched_nowhere(trainer: Trainer) -> bool:
 def failures(messages: Sequence[str]) -> list[str]:
     """What the monitor says of itself when it breaks."""
     return [message for message in messages if "gradwatch itself failed" in message]
+
+
+def nan_loss(*batches: int, epoch: int = 0) -> Any:
+    """A fault that makes the loss NaN in these batches."""
+    return lambda module, loss, batch: loss * math.nan if batch in batches and module.current_epoch == epoch else loss
+
+
+class Odd(LightningModule):
+    """Any network on pairs of numbers, with a loss that any output can be put into."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if not any(True for _ in self.parameters()):
+            return None
+        weight: Any = next(self.parameters())
+        value = self.network(batch[0] if nn.parameter.is_lazy(weight) else batch[0].to(weight.dtype))
+        return value.abs().square().mean().float()
+
+    def configure_optimizers(self) -> Any:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.SGD(parameters, lr=0.1) if parameters else None
+
+
+class Times(nn.Module):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(4, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+class Partly(nn.Module):
+    """Of its parameters one is frozen, one unused, one used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused, self.frozen = nn.Linear(4, 2), nn.Linear(4, 2), nn.Linear(4, 2)
+        self.frozen.requires_grad_(requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x) + self.frozen(x)

@@ -18,19 +18,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradwatch import HealthMonitor, NonFiniteError
 from gradwatch.engine.context import RunContext
-from tests.integrations.fits import Classifier, Manual, data, equal, events, failures, fit, monitor, seeded, weights
+from tests.integrations.fits import Classifier, Manual, data, equal, events, fit, monitor, seeded, weights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("nothing_fails")
+
 NAN = math.nan
-
-
-@pytest.fixture(autouse=True)
-def _no_failure_of_its_own(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    yield
-    assert failures(caplog.messages) == []
 
 
 # -- a GradScaler ----------------------------------------------------------------------------------------------------
