@@ -86,6 +86,12 @@ def test_a_module_registered_under_itself() -> None:
     assert choose_clip_rule(model).family == "transformer"
 
 
+def test_a_wrapper_of_itself() -> None:
+    model = zoo.block("N")
+    model.add_module("module", model)
+    assert choose_clip_rule(model).family is None
+
+
 # ---- names that users give -----------------------------------------------------------------------------------------
 
 

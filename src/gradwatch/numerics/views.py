@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Elements that are converted or subtracted at a time: 1 MiB of float32 stays in the cache and is given back at once.
+# Elements that are converted or copied at a time: 1 MiB of float32 stays in the cache and is given back at once.
 PIECE = 1 << 18
 
 _PLAIN_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
