@@ -240,6 +240,14 @@ def test_exact_norms_are_nonfinite_when_an_element_is(tensor: torch.Tensor, bad:
         assert not exact_l2_norms([tensor]).isfinite().item()
 
 
+@pytest.mark.parametrize("dtype", FLOATS + COMPLEX)
+@pytest.mark.parametrize("elements", EDGES[-3:])
+def test_exact_norms_of_several_pieces(elements: int, dtype: torch.dtype) -> None:
+    tensor = filled((elements,), dtype, 1)
+    strided = torch.stack((tensor, tensor), dim=-1)[..., 0]
+    assert exact_l2_norms([tensor, strided]).tolist() == pytest.approx([naive_norm(tensor)] * 2, rel=1e-12)
+
+
 @pytest.mark.parametrize("value", [1.7e308, -1.7e308])
 def test_a_norm_above_the_largest_float_stays_finite(value: float) -> None:
     norm = exact_l2_norms([torch.full((100,), value, dtype=torch.float64)]).item()
