@@ -202,13 +202,19 @@ class TensorSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where a non-finite value was born, as far as it is known."""
+    """Where a non-finite value was born, as far as it is known.
+
+    ``index`` is that of the first bad element of ``output``, or of the tensor that ``tensor`` names; ``sample`` its
+    position along dimension 0 of the batch.
+    """
 
     phase: Phase
     op: str | None = None
     module: str | None = None
     module_type: str | None = None
     tensor: str | None = None
+    index: list[int] | None = None
+    sample: int | None = None
     source: SourceLine | None = None
     transition: Transition | None = None
     ranks: list[int] = field(default_factory=list)

@@ -71,11 +71,9 @@ def expected(plan: FaultPlan, truth: Seen) -> Expectation:
 def gradient(plan: FaultPlan, truth: Seen) -> Expectation:
     """P2: "Faults in batch, loss or gradients are caught at that step"; weights, state and buffers stay.
 
-    The hook makes one element of one parameter bad, so that nothing else is affected. Under a GradScaler with a
-    finite loss it is the scaler's routine (issue, "Assertion": counted, no incident).
+    The hook makes one element of one parameter bad, so that nothing else is affected. It does so whatever the loss
+    scale is: under a GradScaler, too, it is no overflow of the scaled loss, which is the scaler's routine.
     """
-    if plan.model in SCALED:
-        return no_incident(plan)
     return at_that_step(plan, truth, "gradient", frozenset({str(plan.layer)}), only=True)
 
 

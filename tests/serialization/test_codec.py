@@ -177,6 +177,8 @@ def test_incident_has_exactly_the_keys_of_the_contract() -> None:
             "module",
             "module_type",
             "tensor",
+            "index",
+            "sample",
             "source",
             "transition",
             "ranks",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradwatch.records import Window
 
@@ -16,7 +16,7 @@ RING_STEPS = 64
 
 
 class StepRow(NamedTuple):
-    """One optimizer step in host numbers; ``norms`` are per parameter, shape [n]."""
+    """One optimizer step in host numbers; ``norms`` are per parameter, shape [n], ``lr`` per parameter group."""
 
     step: int
     epoch: int
@@ -25,6 +25,7 @@ class StepRow(NamedTuple):
     grad_norm: float
     coefficient: float
     norms: np.ndarray
+    lr: tuple[Any, ...] = ()
 
 
 @dataclass(slots=True)

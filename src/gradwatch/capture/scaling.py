@@ -14,6 +14,34 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
+# A scale that has held for so many steps has found its level; a growth of 2x in 2,000 steps costs one halving.
+SETTLED_STEPS = 20
+# Six halvings from there are no correction any more.
+FALLEN = 64.0
+
+
+class ScaleTrend:
+    """Tells a loss scale that looks for its level, from however far above, from one that falls after it had one."""
+
+    def __init__(self) -> None:
+        self._settled: float | None = None
+        self._held = 0
+
+    def good_step(self, scale: float | None) -> None:
+        """Count a step without overflow."""
+        self._held += 1
+        if scale is not None and self._held >= SETTLED_STEPS:
+            self._settled = scale
+
+    def overflow(self, scale: float) -> bool:
+        """Return whether an overflow at this scale shows that it keeps falling; once, until it has held again."""
+        self._held = 0
+        if self._settled is None or scale > self._settled / FALLEN:
+            return False
+        self._settled = None
+        return True
+
+
 def unscales_itself(optimizer: Optimizer) -> bool:
     """Whether the optimizer divides by the loss scale inside its step (fused ones): its gradients are still scaled."""
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from gradwatch.replica.randomness import RandomState
+
 # Manual optimization may never step; a window that long is no accumulation, and memory must stay bounded.
 MAX_MICRO_BATCHES = 256
 MAX_LOSSES = 4096
@@ -27,12 +29,13 @@ class MicroBatch(Generic[P]):
 
     ``unread`` holds scalars that are still on the device: the losses, then the total gradient norm after this batch's
     backward if no step followed it. Their host values go to ``losses``, of which the first ``judged`` have been
-    answered by a decision, and to ``gradient_norm``.
+    answered by a decision, and to ``gradient_norm``. ``random_state`` is that from before the batch.
     """
 
     index: int
     position: P
     batch: object
+    random_state: RandomState | None = None
     unread: list[Tensor] = field(default_factory=list)
     flagged: bool = False
     losses: list[float] = field(default_factory=list)
@@ -80,12 +83,12 @@ class StepWindow(Generic[P]):
         """The non-finite losses that count for the next step."""
         return [x for batch in self.micro_batches for x in self.losses_of(batch) if not math.isfinite(x)]
 
-    def begin(self, position: P, batch: object) -> None:
+    def begin(self, position: P, batch: object, random_state: RandomState | None = None) -> None:
         """Add a batch, in a new window if an optimizer has stepped."""
         if self.starts_anew:
             self.micro_batches = []
         self._closed = False
-        self.micro_batches.append(MicroBatch(len(self.micro_batches), position, batch))
+        self.micro_batches.append(MicroBatch(len(self.micro_batches), position, batch, random_state))
 
     def observe(self, loss: Tensor) -> None:
         """Keep a scalar loss of the current batch on its device."""

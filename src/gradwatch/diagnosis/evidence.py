@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+from gradwatch.diagnosis.memory import Leaf
+from gradwatch.diagnosis.trace import Record
+from gradwatch.diagnosis.verdict import origin_of_leaf, origin_of_record
 from gradwatch.records import Origin
 
 if TYPE_CHECKING:
+    from gradwatch.diagnosis.dynamics import Growth
+    from gradwatch.diagnosis.verdict import Traced
     from gradwatch.records import FirstSeen, Phase, TensorSummary
 
 PHASES: dict[FirstSeen, Phase] = {
@@ -25,7 +30,9 @@ PHASES: dict[FirstSeen, Phase] = {
 class Evidence:
     """What is non-finite at a bad step, by name; state as it was before the first bad micro-batch.
 
-    ``optimizer`` lists state tensors, and weights that the optimizer's last step has made so.
+    ``optimizer`` lists state tensors, and weights that the optimizer's last step has made so. ``traced`` is what a
+    replay of the step has found, None without one; ``batch_size`` the extent of the batch's first dimension;
+    ``growth`` how loss or gradient norm had risen before.
     """
 
     optimizer: list[str] = field(default_factory=list)
@@ -35,10 +42,15 @@ class Evidence:
     losses: list[str] = field(default_factory=list)
     gradients: list[str] = field(default_factory=list)
     gradients_read: int = 0
+    traced: Traced | None = None
+    batch_size: int | None = None
+    growth: Growth | None = None
 
     @property
     def is_local(self) -> bool:
         """Whether it was born on this rank: a gradient alone may have come from another by an all-reduce."""
+        if self.traced is not None and self.traced.root is not None:
+            return not self.traced.is_remote
         return bool(self.optimizer or self.parameters or self.batch or self.buffers or self.losses)
 
 
@@ -46,27 +58,47 @@ def first_seen(evidence: Evidence) -> FirstSeen:
     """Return what showed it first. What was there before the step goes before what the step made of it.
 
     A batch goes before a buffer: a buffer that an earlier bad batch has spoilt has been reported with that batch.
+    A replay knows better: what loss and gradients do not depend on has shown nothing.
     """
-    if evidence.optimizer:
-        return "optimizer"
-    if evidence.parameters:
-        return "parameter"
-    if evidence.batch:
-        return "batch"
-    if evidence.buffers:
-        return "buffer"
+    root = evidence.traced.root if evidence.traced else None
+    if isinstance(root, Leaf) and root.kind != "unknown":
+        return _first_seen_in(root, evidence)
+    found: dict[FirstSeen, list[Any]] = {
+        "optimizer": evidence.optimizer,
+        "parameter": evidence.parameters,
+        "batch": evidence.batch,
+        "buffer": evidence.buffers,
+    }
+    before_the_step = [kind for kind, names in found.items() if names]
+    if before_the_step and root is None:
+        return before_the_step[0]
     return "loss" if evidence.losses else "gradient"
+
+
+def _first_seen_in(leaf: Leaf, evidence: Evidence) -> FirstSeen:
+    if leaf.kind == "parameter":
+        return "optimizer" if leaf.name in evidence.optimizer else "parameter"
+    return "buffer" if leaf.kind == "buffer" else "batch"
 
 
 def affected(evidence: Evidence) -> list[str]:
     """Return the names of the tensors to look at: the guilty state, or the parameters with bad gradients."""
     state = {"optimizer": evidence.optimizer, "parameter": evidence.parameters, "buffer": evidence.buffers}
-    return list(state.get(first_seen(evidence), evidence.gradients))
+    names = list(state.get(first_seen(evidence), evidence.gradients))
+    root = evidence.traced.root if evidence.traced else None
+    if isinstance(root, Leaf) and root.kind != "batch" and root.name and root.name not in names:
+        names.insert(0, root.name)
+    return names
 
 
 def origin_of(evidence: Evidence, ranks: list[int]) -> Origin:
-    """Return what is known of the origin without a replay."""
-    seen = first_seen(evidence)
+    """Return the origin: of a replay, else what is known without one."""
+    seen, traced = first_seen(evidence), evidence.traced
+    if traced is not None and isinstance(traced.root, Leaf):
+        origin = origin_of_leaf(traced.root, ranks, batch_size=evidence.batch_size)
+        return replace(origin, phase="optimizer") if seen == "optimizer" else origin
+    if traced is not None and isinstance(traced.root, Record):
+        return origin_of_record(traced.root, ranks, loss_is_bad=traced.loss_is_bad, batch_size=evidence.batch_size)
     names = affected(evidence) if seen in ("parameter", "buffer") else []
     summary = evidence.batch[0] if seen == "batch" else None
     return Origin(

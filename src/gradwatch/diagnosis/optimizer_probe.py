@@ -11,31 +11,41 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.optim import Optimizer
 
 
-def makes_nonfinite(optimizer: Optimizer, parameter: nn.Parameter, gradient_norm: float) -> bool:
+def makes_nonfinite(
+    optimizer: Optimizer, parameter: nn.Parameter, gradient_norm: float, lr: Sequence[Any] = ()
+) -> bool:
     """Return whether one more step of a copy of ``optimizer`` takes finite weights to NaN or inf.
 
     The gradient of the step in question is gone by the time its weights are seen; a constant one of the same norm
-    stands in for it. So this is evidence, not proof: a division by a vanished second moment (eps lost in fp16),
-    an infinite moment or an infinite rate shows; an overflow that needs the very gradient may not.
+    stands in for it, then one of zero, as rows have that the batch did not use. So this is evidence, not proof: a
+    division by a vanished second moment (eps lost in fp16, or 0), an infinite moment or an infinite rate shows; an
+    overflow that needs the very gradient may not.
 
     Args:
         optimizer: the user's optimizer; it is not changed.
         parameter: the weight that became non-finite.
         gradient_norm: L2 norm of its gradient at that step.
+        lr: the learning rates of that step, by parameter group, where the optimizer may have others by now.
     """
     spread = gradient_norm / math.sqrt(max(1, parameter.numel())) if math.isfinite(gradient_norm) else 0.0
     try:
-        weight = nn.Parameter(torch.nan_to_num(parameter.detach(), nan=0.0, posinf=0.0, neginf=0.0))
-        weight.grad = torch.full_like(weight, spread)
-        twin = _twin(optimizer, parameter, weight)
-        with torch.enable_grad():
-            _bare_step(optimizer)(twin)
-        return not bool(torch.isfinite(weight.detach()).all())
+        return any(_spoils(optimizer, parameter, gradient, lr) for gradient in (spread, 0.0))
     except Exception:  # noqa: BLE001 - any optimizer and dtype may be there; without a copy there is no evidence
         return False
+
+
+def _spoils(optimizer: Optimizer, parameter: nn.Parameter, gradient: float, lr: Sequence[Any]) -> bool:
+    weight = nn.Parameter(torch.nan_to_num(parameter.detach(), nan=0.0, posinf=0.0, neginf=0.0))
+    weight.grad = torch.full_like(weight, gradient)
+    twin = _twin(optimizer, parameter, weight, lr)
+    with torch.enable_grad():
+        _bare_step(optimizer)(twin)
+    return not bool(torch.isfinite(weight.detach()).all())
 
 
 def _bare_step(optimizer: Optimizer) -> Any:
@@ -44,10 +54,12 @@ def _bare_step(optimizer: Optimizer) -> Any:
     return step.__wrapped__ if getattr(step, "hooked", False) else step
 
 
-def _twin(optimizer: Optimizer, parameter: nn.Parameter, weight: nn.Parameter) -> Optimizer:
+def _twin(optimizer: Optimizer, parameter: nn.Parameter, weight: nn.Parameter, lr: Sequence[Any]) -> Optimizer:
     twin = copy.copy(optimizer)
-    group = next(g for g in optimizer.param_groups if any(p is parameter for p in g["params"]))
-    twin.param_groups = [{**group, "params": [weight]}]
+    groups = optimizer.param_groups
+    index = next(i for i, group in enumerate(groups) if any(p is parameter for p in group["params"]))
+    rate = {"lr": lr[index]} if index < len(lr) and "lr" in groups[index] else {}
+    twin.param_groups = [{**groups[index], **rate, "params": [weight]}]
     twin.state = defaultdict(dict, {weight: _clone(optimizer.state.get(parameter, {}))})
     return twin
 

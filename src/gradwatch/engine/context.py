@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from torch.amp import GradScaler
 
+    from gradwatch.engine.step_runner import StepRunner
     from gradwatch.records import ClipRule
 
 
@@ -32,6 +33,7 @@ class RunContext:
         ranks_where: the ranks whose flag is true; called on all ranks together, after they agreed on a failure.
         clip_rule: the rule that is in force when the loop clips by itself, else None.
             Its ``max_norm`` is None where the loop clips by other means than the norm, or not at all.
+        runner: how to run a training step again, on a copy of the module; None if the loop cannot.
         step: optimizer steps done before the run, where it does not begin at none; likewise ``epoch``.
         write: False for runs that leave nothing behind (``fast_dev_run``).
     """
@@ -52,6 +54,7 @@ class RunContext:
     run_id: str | None = None
     agree: Callable[[int], int] = _alone
     ranks_where: Callable[[bool], list[int]] = _only_rank_zero
+    runner: StepRunner | None = None
 
     @property
     def clips_by_other_means(self) -> bool:

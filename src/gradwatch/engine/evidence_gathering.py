@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradwatch.capture.batch import BadTensor, bad_tensors
+from gradwatch.capture.batch import bad_tensors, named_tensors
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.optimizer_probe import makes_nonfinite
-from gradwatch.numerics import summarize
-from gradwatch.records import TensorSummary
+from gradwatch.diagnosis.summary import summary_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,31 +20,33 @@ if TYPE_CHECKING:
     from gradwatch.capture.parameters import ParameterGroup
     from gradwatch.capture.state_scan import Birth
     from gradwatch.capture.window import StepWindow
+    from gradwatch.records import TensorSummary
 
 
 def evidence_of_batch(batch: object) -> list[tuple[str, TensorSummary]]:
     """Return the tensors of a batch that hold NaN or ±inf, with their ranges."""
-    return [(found.name, summary_of(found)) for found in bad_tensors(batch)]
+    return [(found.name, summary_of(found.tensor)) for found in bad_tensors(batch)]
 
 
 def evidence_of_step(
     group: ParameterGroup,
     measured: Gradients,
     window: StepWindow[Any],
-    state: Evidence,
-    batch: list[tuple[str, TensorSummary]],
+    before: Evidence,
 ) -> Evidence:
-    """Join what was found in state and batch with the losses and gradients of the step."""
+    """Join what was found in state and batch from before the step with its losses and gradients."""
     bad = np.flatnonzero(measured.counts.any(axis=1)) if measured.counts is not None else np.zeros(0, dtype=np.intp)
-    return Evidence(
-        optimizer=state.optimizer,
-        parameters=state.parameters,
-        buffers=state.buffers,
-        batch=batch,
+    return replace(
+        before,
         losses=[spelled(loss) for loss in window.bad_losses],
         gradients=[group.names[measured.positions[i]] for i in bad],
         gradients_read=len(measured.tensors),
     )
+
+
+def size_of(batch: object) -> int | None:
+    """Return the extent of the first dimension of the batch's first tensor that has one."""
+    return next((tensor.shape[0] for _, tensor in named_tensors(batch) if tensor.dim()), None)
 
 
 def evidence_of_state(
@@ -70,39 +72,19 @@ def _optimizer_made(parameter: str, groups: Sequence[ParameterGroup], histories:
     for group in groups:
         if parameter in group.names and histories[group.index].rows:
             position = group.names.index(parameter)
-            norm = _last_finite_norm(histories[group.index], position, len(group.names))
-            return makes_nonfinite(group.optimizer, group.parameters[position], norm)
+            norm, lr = _last_step_of(histories[group.index], position, len(group.names))
+            return makes_nonfinite(group.optimizer, group.parameters[position], norm, lr)
     return False
 
 
-def _last_finite_norm(history: History, position: int, parameters: int) -> float:
-    """Return the gradient norm of the last step that can have moved the weight: a bad step comes after that."""
+def _last_step_of(history: History, position: int, parameters: int) -> tuple[float, Sequence[Any]]:
+    """Return gradient norm and learning rates of the last step that can have moved the weight, before any bad one."""
     for row in reversed(history.rows):
         if len(row.norms) != parameters:  # the optimizer has been given parameters since
             break
         if np.isfinite(row.norms[position]):
-            return float(row.norms[position])
-    return 0.0
-
-
-def summary_of(found: BadTensor) -> TensorSummary:
-    """Return shape, range and special values of a batch tensor as host numbers."""
-    measured = summarize(found.tensor)
-    return TensorSummary(
-        shape=tuple(found.tensor.shape),
-        dtype=str(found.tensor.dtype).removeprefix("torch."),
-        min=finite(float(measured.min)),
-        max=finite(float(measured.max)),
-        nan=found.nan,
-        posinf=found.posinf,
-        neginf=found.neginf,
-        zeros=int(measured.zeros),
-    )
-
-
-def finite(value: float) -> float | None:
-    """Return ``value``, or None for a range that has no finite element."""
-    return value if np.isfinite(value) else None
+            return float(row.norms[position]), row.lr
+    return 0.0, ()
 
 
 def spelled(value: float) -> str:

@@ -12,7 +12,7 @@ from gradwatch.capture.gradients import Gradients, read_gradients, total_on_devi
 from gradwatch.capture.history import StepRow
 from gradwatch.capture.parameters import has_lazy_parameters
 from gradwatch.capture.rollback import Rollback, evaluates_again
-from gradwatch.capture.scaling import scale_of, unscales_itself, will_skip
+from gradwatch.capture.scaling import ScaleTrend, scale_of, unscales_itself, will_skip
 from gradwatch.capture.window import LossMeter, StepWindow
 from gradwatch.detectors.huge_gradient import huge_gradient
 from gradwatch.diagnosis.anomaly import AnomalyMode
@@ -21,7 +21,7 @@ from gradwatch.engine.context import RunContext
 from gradwatch.engine.counters import Counters
 from gradwatch.engine.recording import PendingRecord, Position, begin_record, largest_layer, spread
 from gradwatch.engine.reporter import Reporter
-from gradwatch.engine.response import Responder
+from gradwatch.engine.response import BadStep, Responder
 from gradwatch.engine.run_events import run_end, run_start, start_warnings
 from gradwatch.engine.settings import Settings
 from gradwatch.engine.watched import Watched
@@ -91,7 +91,9 @@ class HealthMonitor:
         self._pending: dict[int, PendingRecord] = {}
         self._rollbacks: dict[int, Rollback] = {}
         self._loss_scale: float | None = None
+        self._scale_trend = ScaleTrend()
         self._scan_due = self._announced = False
+        self._steps_in_batch = 0
         self._reporter = Reporter(context, layer_scalars=self.settings.layer_scalars)
         self._responder = Responder(self.settings, context, self._watched, self._reporter, self.counters, self._anomaly)
         self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
@@ -138,7 +140,8 @@ class HealthMonitor:
         done = self.counters.steps if step is None else step
         self._position = Position(done, epoch, batch_idx, done if log_step is None else log_step)
         new_window = self._window.starts_anew
-        self._window.begin(self._position, batch)
+        self._steps_in_batch = 0
+        self._window.begin(self._position, self._watched.batches.keep(batch), self._watched.random.before_batch())
         self._anomaly.begin_batch()
         self._watched.buffers.before_batch(new_window=new_window)
 
@@ -186,6 +189,7 @@ class HealthMonitor:
             return self._act(verdict, group, gradients)
         finally:
             self._window.close()
+            self._steps_in_batch += 1
 
     def after_clip(self, optimizer: Optimizer) -> None:
         """Measure what clipping by the loop itself has left, where its rule is no norm (log steps only)."""
@@ -207,6 +211,8 @@ class HealthMonitor:
             NonFiniteError: an enormous gradient has made the optimizer's state non-finite.
         """
         self._anomaly.end_batch()
+        self._watched.batches.check()
+        self._watched.random.after_batch()
         self._flush_pending()
         if self._window.waits_for_step:
             self._window.flag_gradients([total_on_device(group) for group in self._watched.groups])
@@ -286,7 +292,10 @@ class HealthMonitor:
         return gradients, self._verdict(group, gradients)
 
     def _verdict(self, group: ParameterGroup, gradients: Gradients) -> int:
-        """A GradScaler's overflow is routine while the loss is finite and there is a scale left to blame."""
+        """A GradScaler's overflow is routine while the loss is finite and there is a scale left to blame.
+
+        Whether the scale really is to blame is found out by running the step again without it.
+        """
         bad_loss, scaler, scale = self._window.bad_losses, self._context.scaler, self._loss_scale
         if gradients.finite and not bad_loss:
             return HUGE if gradients.huge else FINE
@@ -297,8 +306,12 @@ class HealthMonitor:
 
     def _act(self, verdict: int, group: ParameterGroup, gradients: Gradients) -> bool:
         if verdict == BAD:
-            return self._respond(group, gradients)
+            return self._respond(self._bad_step(group, gradients))
         if verdict == OVERFLOW:
+            bad = self._bad_step(group, gradients)
+            persists = self._responder.persists_unscaled(bad)
+            if self._context.agree(int(persists or self._scale_trend.overflow(bad.loss_scale or 1.0))):
+                return self._respond(bad._replace(loss_scale=1.0) if persists else bad)
             self._note_overflow(group, gradients)
             return False
         self._scan_due |= verdict == HUGE
@@ -312,6 +325,7 @@ class HealthMonitor:
                 return  # a further evaluation of the same step: judged and clipped, but counted once
             self._rollbacks[group.index] = Rollback(group.optimizer)
         self._responder.note_good_step(group)
+        self._scale_trend.good_step(self._loss_scale)
         self._remember(group, gradients, coefficient)
         if gradients.huge:
             fate, layer = self._fate_of_huge(coefficient), largest_layer(group, gradients) or ""
@@ -335,14 +349,18 @@ class HealthMonitor:
         self.counters.overflows += 1
         self._remember(group, gradients, skipped=True)
 
-    def _respond(self, group: ParameterGroup, gradients: Gradients) -> bool:
+    def _bad_step(self, group: ParameterGroup, gradients: Gradients) -> BadStep:
+        return BadStep(group, gradients, self._window, self._position, self._steps_in_batch, self._loss_scale)
+
+    def _respond(self, bad: BadStep) -> bool:
+        group, gradients = bad.group, bad.gradients
         decision = self._responder.decide(group)
         if decision.drop:  # first of all: whatever fails below, these gradients must not reach the weights
             self._responder.drop(group, gradients, self._window.first_bad().index)
             if group.index in self._rollbacks:
                 self._rollbacks.pop(group.index).undo()
         self._remember(group, gradients, skipped=decision.drop and not decision.raises)
-        self._responder.report_step(decision, group, gradients, self._window, self._position)
+        self._responder.report_step(decision, bad)
         return not decision.drop
 
     # -- writing it down ----------------------------------------------------------------------------------------
@@ -355,7 +373,8 @@ class HealthMonitor:
         loss, history = self._losses.take(group.index), self._watched.histories[group.index]
         self.counters.count(clipped=coefficient < 1.0, skipped=skipped, nonfinite=nonfinite)
         step, epoch, batch_idx, _ = self._position
-        row = StepRow(step, epoch, batch_idx, loss, gradients.total, coefficient, spread(group, gradients))
+        lr = tuple(part.get("lr") for part in group.optimizer.param_groups)
+        row = StepRow(step, epoch, batch_idx, loss, gradients.total, coefficient, spread(group, gradients), lr)
         history.add(row, skipped=skipped, nonfinite=nonfinite)
         if self.is_log_step:
             exact = without_underflow(gradients, self._loss_scale if unscales_itself(group.optimizer) else None)

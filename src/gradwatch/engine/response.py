@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradwatch.capture.rollback import evaluates_again
 from gradwatch.capture.scaling import leave_to_scaler
+from gradwatch.diagnosis.dynamics import growth
 from gradwatch.diagnosis.evidence import Evidence
-from gradwatch.engine.evidence_gathering import evidence_of_batch, evidence_of_state, evidence_of_step
+from gradwatch.engine.evidence_gathering import evidence_of_batch, evidence_of_state, evidence_of_step, size_of
 from gradwatch.engine.incidents import build_incident
 from gradwatch.engine.policy import Decision, decide, decide_on_state
+from gradwatch.engine.replay import Failure, Replayer
+from gradwatch.engine.reporter import MAX_INCIDENTS
+from gradwatch.engine.step_runner import Moment
 from gradwatch.errors import NonFiniteError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradwatch.capture.gradients import Gradients
+    from gradwatch.capture.history import History
     from gradwatch.capture.parameters import ParameterGroup
     from gradwatch.capture.state_scan import Birth
     from gradwatch.capture.window import MicroBatch, StepWindow
     from gradwatch.diagnosis.anomaly import AnomalyMode
+    from gradwatch.diagnosis.dynamics import Growth
+    from gradwatch.diagnosis.verdict import Traced
     from gradwatch.engine.context import RunContext
     from gradwatch.engine.counters import Counters
     from gradwatch.engine.recording import Position
@@ -29,6 +37,20 @@ if TYPE_CHECKING:
     from gradwatch.engine.watched import Watched
 
 log = logging.getLogger("gradwatch")
+
+
+class BadStep(NamedTuple):
+    """A step whose loss or gradients are not finite.
+
+    ``steps_before``: how many optimizer steps its batch had already made; ``loss_scale``: None without a GradScaler.
+    """
+
+    group: ParameterGroup
+    gradients: Gradients
+    window: StepWindow[Position]
+    position: Position
+    steps_before: int
+    loss_scale: float | None
 
 
 class Responder:
@@ -82,23 +104,20 @@ class Responder:
                 parameter.grad = None
         self._watched.buffers.restore(micro_batch)
 
-    def report_step(
-        self,
-        decision: Decision,
-        group: ParameterGroup,
-        gradients: Gradients,
-        window: StepWindow[Position],
-        position: Position,
-    ) -> None:
+    def report_step(self, decision: Decision, bad: BadStep) -> None:
         """Tell what was found at a bad step.
 
         A run that goes on with spoilt weights is bad at every step: one message for the streak, the rest is counted.
         """
-        guilty = window.first_bad()
-        evidence = self._evidence(group, gradients, window, guilty)
-        position = self._birth(evidence, guilty.position._replace(step=position.step), before=position.step)
-        if decision.raises or decision.action == "skipped" or self._bad_in_a_row == 1:
-            self._report(evidence, decision, position, batch=window.micro_batches[-1].position)
+        if not (decision.raises or decision.action == "skipped" or self._bad_in_a_row == 1):
+            return
+        guilty = bad.window.first_bad()
+        step, history = bad.position.step, self._watched.histories[bad.group.index]
+        evidence = self._evidence(bad, guilty)
+        traced = self._trace(bad, guilty, frozenset(evidence.parameters + evidence.buffers))
+        evidence = replace(evidence, traced=traced, growth=_growth_before(step, history))
+        position = self._birth(evidence, guilty.position._replace(step=step), before=step)
+        self._report(evidence, decision, position, batch=bad.window.micro_batches[-1].position)
 
     def report_state(self, births: Sequence[Birth], position: Position, *, together: bool) -> None:
         """Tell what a scan has found; ``together``: all ranks are here.
@@ -108,26 +127,62 @@ class Responder:
         if self._bad_in_a_row and self._settings.on_nonfinite == "warn":
             return
         evidence = evidence_of_state(births, self._watched.groups, self._watched.histories)
+        grown = [_growth_before(position.step + 1, history) for history in self._watched.histories]
+        evidence = replace(evidence, growth=next(filter(None, grown), None))
         decision = decide_on_state(self._settings.on_nonfinite)
         self._report(evidence, decision, self._birth(evidence, position), batch=None, together=together)
 
-    def _evidence(
-        self,
-        group: ParameterGroup,
-        gradients: Gradients,
-        window: StepWindow[Position],
-        guilty: MicroBatch[Position],
-    ) -> Evidence:
+    def persists_unscaled(self, bad: BadStep) -> bool:
+        """Whether an overflow under a GradScaler is none of its doing: the gradients are bad without it too."""
+        replayer = self._replayer()
+        if replayer is None:
+            return False
+        return replayer.is_bad(self._failure(bad, bad.window.first_bad())._replace(loss_scale=1.0))
+
+    def _trace(self, bad: BadStep, guilty: MicroBatch[Position], born: frozenset[str]) -> Traced | None:
+        """Run the step again; all ranks come here together, and leave together."""
+        replayer = self._replayer()
+        if replayer is None:
+            return None
+        traced = replayer.trace(self._failure(bad, guilty)._replace(born=born))
+        if self._context.world_size > 1 and self._context.agree(int(not traced.communicates)) == 0:
+            traced = replayer.trace_together(self._failure(bad, bad.window.micro_batches[-1]))
+        return traced
+
+    def _replayer(self) -> Replayer | None:
+        runner = self._context.runner
+        if runner is None or self._counters.incidents >= MAX_INCIDENTS:
+            return None
+        return Replayer(self._watched.module, self._watched.optimizers, runner)
+
+    def _failure(self, bad: BadStep, guilty: MicroBatch[Position]) -> Failure:
+        is_last = guilty is bad.window.micro_batches[-1]
+        return Failure(
+            self._moments(bad.window, guilty),
+            bad.group.index,
+            steps_before=bad.steps_before if is_last else 0,
+            with_step=is_last,
+            loss_scale=bad.loss_scale or 1.0,
+        )
+
+    def _moments(self, window: StepWindow[Position], last: MicroBatch[Position]) -> list[Moment]:
+        return [
+            Moment(m.batch, m.position.batch_idx or 0, m.random_state, self._watched.buffers.before(m.index))
+            for m in window.micro_batches[: last.index + 1]
+        ]
+
+    def _evidence(self, bad: BadStep, guilty: MicroBatch[Position]) -> Evidence:
         """Look at everything that was kept; what cannot be looked at leaves losses and gradients as evidence."""
-        scanner, state, batch = self._watched.scanner, Evidence(), []
+        scanner, before = self._watched.scanner, Evidence(batch_size=size_of(guilty.batch))
         try:
             births = scanner.scan(self._watched.buffers.before(guilty.index))
             births += scanner.persisting(births)
             state = evidence_of_state(births, self._watched.groups, self._watched.histories)
-            batch = evidence_of_batch(guilty.batch)
+            before = replace(state, batch_size=before.batch_size)
+            before = replace(before, batch=evidence_of_batch(guilty.batch))
         except Exception as error:  # noqa: BLE001 - the incident matters more than its details
             log.warning("gradwatch could not look for the cause: %s: %s", type(error).__name__, error)
-        return evidence_of_step(group, gradients, window, state, batch)
+        return evidence_of_step(bad.group, bad.gradients, bad.window, before)
 
     def _birth(self, evidence: Evidence, position: Position, *, before: int | None = None) -> Position:
         """A value that an optimizer made was born at its own last step, before the batch that shows it."""
@@ -166,6 +221,11 @@ class Responder:
             self._anomaly.end_batch()  # a hand-written loop may not come to the end of its batch
             raise NonFiniteError(message, incident)
         log.warning("%s", message)
+
+
+def _growth_before(step: int, history: History) -> Growth | None:
+    rows = [row for row in history.rows if row.step < step]
+    return growth([row.step for row in rows], [row.loss for row in rows], [row.grad_norm for row in rows])
 
 
 def _holds(group: ParameterGroup, names: Sequence[str]) -> bool:

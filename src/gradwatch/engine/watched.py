@@ -8,6 +8,8 @@ from gradwatch.capture.buffers import BufferGuard
 from gradwatch.capture.history import History
 from gradwatch.capture.parameters import group_parameters
 from gradwatch.capture.state_scan import StateScanner
+from gradwatch.replica.batches import BatchKeeper
+from gradwatch.replica.randomness import RandomTracker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,23 +24,28 @@ class Watched:
     """What the engine keeps of one module for the length of a run.
 
     Attributes:
+        optimizers: all that step its parameters.
         groups: the parameters of each optimizer, in the optimizers' order.
         histories: the last steps of each optimizer, likewise.
         scanner: knows which weights, buffers and optimizer state were non-finite when last looked at.
         buffers: keeps the buffers' values from before each micro-batch.
+        batches: keeps the batches themselves, as copies where a step writes into them.
+        random: keeps the random states from before each micro-batch.
     """
 
     def __init__(self, module: nn.Module, optimizers: Sequence[Optimizer], granularity: str) -> None:
         self.module = module
         self.histories: list[History] = []
         self.buffers = BufferGuard(module)
-        self._optimizers = list(optimizers)
+        self.batches = BatchKeeper()
+        self.random = RandomTracker(module)
+        self.optimizers = list(optimizers)
         self._granularity = granularity
         self.regroup()
 
     def regroup(self) -> None:
         """Read the optimizers' parameters anew."""
-        self.groups = group_parameters(self.module, self._optimizers, self._granularity)
+        self.groups = group_parameters(self.module, self.optimizers, self._granularity)
         self.histories += [History() for _ in self.groups[len(self.histories) :]]
         self.scanner = StateScanner(self.module, self.groups)
 
@@ -46,7 +53,7 @@ class Watched:
         """Return the optimizer's group; a new optimizer, or new parameters in a known one, join the table."""
         group = next((group for group in self.groups if group.optimizer is optimizer), None)
         if group is None:
-            self._optimizers.append(optimizer)
+            self.optimizers.append(optimizer)
         elif not group.outdated():
             return group
         known = self.scanner

@@ -16,6 +16,7 @@ import torch
 from gradwatch.engine.context import RunContext
 from gradwatch.engine.monitor import HealthMonitor
 from gradwatch.errors import NonFiniteError
+from gradwatch.integrations.lightning_step import LightningStep
 from gradwatch.integrations.loop_clipping import trainer_clip_rule
 from gradwatch.integrations.trainer_internals import (
     around_clipping,
@@ -286,6 +287,7 @@ class MonitorHooks:
             epoch=trainer.current_epoch,
             write=not trainer.fast_dev_run,
             run_id=strategy.broadcast(uuid.uuid4().hex),
+            runner=LightningStep(trainer),
         )
         if trainer.world_size == 1:
             return context

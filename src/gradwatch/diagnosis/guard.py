@@ -1,0 +1,81 @@
+"""What a step that runs again must not do: talk to other ranks, use up random numbers, write to shared weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gradwatch.diagnosis.autograd_internals import storage_key
+from gradwatch.diagnosis.operations import operation, written
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from torch import Tensor
+
+    from gradwatch.diagnosis.operations import Operation
+
+
+class CommunicationNeeded(RuntimeError):  # noqa: N818 - a reason to stop, no fault
+    """The step talks to other ranks, which one rank alone must not repeat."""
+
+
+class StepGuard:
+    """Looks at each operation before it runs, and takes back on exit what the step has done to others.
+
+    Random generators that the step names explicitly are the user's own objects: they are rewound.
+
+    Args:
+        may_communicate: let collectives run; otherwise the first one raises ``CommunicationNeeded``.
+        shared: weights that belong to the training run as well; one that is written to gets its values back.
+    """
+
+    def __init__(self, *, may_communicate: bool = False, shared: Sequence[Tensor] = ()) -> None:
+        self._may_communicate = may_communicate
+        self._shared = {storage_key(tensor): tensor.detach() for tensor in shared}
+        self._saved: dict[int | None, Tensor] = {}
+        self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
+
+    def before(self, what: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Look at an operation that is about to run."""
+        if what.collective and not self._may_communicate:
+            raise CommunicationNeeded(what.name)
+        generator = kwargs.get("generator")
+        if isinstance(generator, torch.Generator) and id(generator) not in self._generators:
+            self._generators[id(generator)] = (generator, generator.get_state())
+        if self._shared and what.writes:
+            for tensor in written(what, args, kwargs):
+                key = storage_key(tensor)
+                if key in self._shared and key not in self._saved:
+                    self._saved[key] = self._shared[key].clone()
+
+    def __enter__(self) -> Self:
+        return self
+
+    @torch.no_grad()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for generator, state in self._generators.values():
+            generator.set_state(state)
+        for key, saved in self._saved.items():
+            self._shared[key].copy_(saved)
+
+
+class GuardMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Shows a guard every operation, and traces nothing."""
+
+    def __init__(self, guard: StepGuard) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._guard = guard
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run one operation."""
+        kwargs = kwargs or {}
+        self._guard.before(operation(func), args, kwargs)
+        return func(*args, **kwargs)

@@ -1,0 +1,239 @@
+"""Who has written the non-finite numbers that a tensor holds: the memory of a trace, one entry a storage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch.linalg import vector_norm
+
+from gradwatch.diagnosis.autograd_internals import StorageAlive, dense, storage_key
+from gradwatch.diagnosis.summary import bad_rows, first_bad_index, summary_of
+from gradwatch.numerics import nonfinite_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from torch import Tensor
+
+    from gradwatch.diagnosis.trace import Record
+    from gradwatch.records import TensorSummary
+
+LeafKind = Literal["parameter", "buffer", "batch", "unknown"]
+PRUNE_AT = 50_000
+
+
+class Special(NamedTuple):
+    """Which kinds of non-finite numbers a tensor holds."""
+
+    nan: bool = False
+    posinf: bool = False
+    neginf: bool = False
+
+    def __bool__(self) -> bool:
+        return self.nan or self.posinf or self.neginf
+
+
+FINITE = Special()
+
+
+@dataclass(slots=True, eq=False)
+class Leaf:
+    """A tensor that was non-finite before the step. ``context``: infinities that look deliberate, as a mask's do."""
+
+    kind: LeafKind
+    name: str | None
+    special: Special
+    context: bool
+    summary: TensorSummary
+    bad_index: list[int] | None
+    bad_rows: list[int]
+
+
+class Read(NamedTuple):
+    """An input of an operation. ``before`` holds its values from before, if the operation overwrites it."""
+
+    tensor: Tensor
+    before: Tensor
+    special: Special
+    writers: list[Record | Leaf]
+    made_by: str
+
+    @property
+    def is_number(self) -> bool:
+        """Whether this is a plain number that the user has written, which PyTorch has wrapped into a tensor."""
+        return any(isinstance(w, Leaf) and w.kind == "unknown" and not w.summary.shape for w in self.writers)
+
+
+class _Written(NamedTuple):
+    begin: int
+    end: int
+    writer: Record | Leaf
+
+
+@dataclass(slots=True)
+class _Entry:
+    alive: StorageAlive
+    made_by: str = ""
+    bad: list[_Written] = field(default_factory=list)
+    reserved_by: Record | None = None  # uninitialised so far
+
+
+class Memory:
+    """Entries of storages; a storage never seen before existed before the step.
+
+    Args:
+        known: tensors from before the step by kind and name.
+        born: names of those that were finite once: an infinity in them is no mask.
+
+    Attributes:
+        bad_weights: the non-finite parameters that the step has used so far.
+    """
+
+    def __init__(self, known: Mapping[tuple[LeafKind, str], Tensor], born: frozenset[str] = frozenset()) -> None:
+        self._born = born
+        self._known: dict[int, tuple[LeafKind, str, Tensor]] = {}
+        for (kind, name), tensor in known.items():
+            key = storage_key(tensor)
+            if key is not None:
+                self._known.setdefault(key, (kind, name, tensor))
+        self._entries: dict[int, _Entry] = {}
+        self.bad_weights: list[Leaf] = []
+
+    def read(self, tensors: Iterable[Tensor], *, keep: bool = False) -> list[Read]:
+        """Return what is known of the inputs of an operation; ``keep`` a copy if it may overwrite them."""
+        return [self._read(tensor, keep=keep) for tensor in tensors]
+
+    def write(self, tensor: Tensor, writer: Record | None, made_by: str) -> None:
+        """Note that an operation has written ``tensor``; ``writer`` is its record if the result is not finite."""
+        key = storage_key(tensor)
+        if key is None:
+            return
+        entry = self._entries.get(key)
+        if entry is None or not entry.alive():
+            entry = self._entries[key] = _Entry(StorageAlive(tensor))
+            self._prune()
+        begin, end = span(tensor)
+        entry.bad = [old for old in entry.bad if old.begin < begin or old.end > end]
+        entry.made_by, entry.reserved_by = made_by, None
+        if writer is not None:
+            entry.bad.append(_Written(begin, end, writer))
+
+    def reserve(self, tensors: Sequence[Tensor], record: Record) -> None:
+        """Note memory that nothing has been written to yet."""
+        for tensor in tensors:
+            key = storage_key(tensor)
+            if key is not None:
+                self._entries[key] = _Entry(StorageAlive(tensor), record.identity.op, reserved_by=record)
+
+    def _read(self, tensor: Tensor, *, keep: bool) -> Read:
+        before = tensor.detach().clone() if keep else tensor
+        if not can_be_nonfinite(tensor):
+            return Read(tensor, before, FINITE, [], "")
+        key = storage_key(tensor)
+        if key is None:
+            return Read(tensor, before, special_of(tensor), [], "")
+        entry = self._entries.get(key)
+        if entry is None or not entry.alive():
+            entry = self._entries[key] = self._meet(tensor, key)
+        elif entry.reserved_by is not None:
+            _admit_garbage(entry, tensor)
+        if not entry.bad:
+            return Read(tensor, before, FINITE, [], entry.made_by)
+        special = special_of(tensor)
+        begin, end = span(tensor)
+        writers = [old.writer for old in entry.bad if old.begin < end and begin < old.end] if special else []
+        return Read(tensor, before, special, writers, entry.made_by)
+
+    def _meet(self, tensor: Tensor, key: int) -> _Entry:
+        """Look once at a tensor from before the step, all of its storage."""
+        entry = _Entry(StorageAlive(tensor))
+        unknown: tuple[LeafKind, str | None, Tensor] = ("unknown", None, tensor)
+        kind, name, known = self._known.get(key, unknown)
+        whole = _whole_storage(known)
+        special = special_of(whole)
+        if special:
+            kept = name in self._born or known.requires_grad  # nobody trains a mask
+            deliberate = not kept and looks_deliberate(whole)
+            leaf = Leaf(kind, name, special, deliberate, summary_of(known), *_where(known))
+            entry.bad.append(_Written(0, 1 << 62, leaf))
+            if kind == "parameter" and not deliberate:
+                self.bad_weights.append(leaf)
+        return entry
+
+    def _prune(self) -> None:
+        if len(self._entries) % PRUNE_AT == 0:
+            self._entries = {key: entry for key, entry in self._entries.items() if entry.alive()}
+
+
+def special_of(tensor: Tensor) -> Special:
+    """Return which non-finite numbers ``tensor`` holds; one reduction if there are none."""
+    tensor = dense(tensor.detach())
+    if not can_be_nonfinite(tensor) or not tensor.numel() or _is_finite(tensor):
+        return FINITE
+    nan, posinf, neginf = nonfinite_counts([tensor])[0].tolist()
+    return Special(nan > 0, posinf > 0, neginf > 0)
+
+
+def can_be_nonfinite(tensor: Tensor) -> bool:
+    """Whether the dtype has NaN or infinities, and the tensor has values."""
+    return (tensor.is_floating_point() or tensor.is_complex()) and tensor.device.type != "meta"
+
+
+def span(tensor: Tensor) -> tuple[int, int]:
+    """Return the first byte of the storage that the tensor covers, and the one behind its last."""
+    tensor = dense(tensor)
+    size = tensor.element_size()
+    begin = int(tensor.storage_offset()) * size
+    reach = sum((extent - 1) * stride for extent, stride in zip(tensor.shape, tensor.stride(), strict=True) if extent)
+    return begin, begin + (reach + 1) * size
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    try:
+        return bool(vector_norm(tensor, torch.inf).isfinite())
+    except (RuntimeError, NotImplementedError):  # 8-bit floats have no norm
+        return not bool(nonfinite_counts([tensor]).any())
+
+
+def _whole_storage(tensor: Tensor) -> Tensor:
+    tensor = dense(tensor.detach())
+    size = tensor.untyped_storage().nbytes() // tensor.element_size()
+    if size == tensor.numel():
+        return tensor
+    try:
+        return tensor.as_strided((size,), (1,), 0)
+    except RuntimeError:
+        return tensor
+
+
+def looks_deliberate(tensor: Tensor) -> bool:
+    """Whether a tensor from before the step may be a mask, or a constant that is nothing but an infinity."""
+    tensor = dense(tensor.detach())
+    return is_mask(tensor) or not bool((tensor.isnan() | tensor.isfinite()).any())
+
+
+def is_mask(tensor: Tensor) -> bool:
+    """Whether the tensor holds -inf and, besides, one number only."""
+    tensor = dense(tensor.detach())
+    if tensor.is_complex() or bool((tensor.isnan() | (tensor == torch.inf)).any()):
+        return False
+    finite = tensor[tensor.isfinite()]
+    return bool(finite.numel()) and bool(finite.amin() == finite.amax())
+
+
+def _where(tensor: Tensor) -> tuple[list[int] | None, list[int]]:
+    tensor = dense(tensor.detach())
+    return first_bad_index(tensor), bad_rows(tensor)
+
+
+def _admit_garbage(entry: _Entry, tensor: Tensor) -> None:
+    """Uninitialised memory is being used: its own operation is to blame if there is something bad in it."""
+    special = special_of(tensor)
+    record, entry.reserved_by = entry.reserved_by, None
+    if special and record is not None:
+        record.special, record.output = special, summary_of(tensor)
+        record.transition = "finite->nan" if special.nan else "finite->inf"
+        record.bad_index = first_bad_index(dense(tensor))
+        entry.bad.append(_Written(*span(tensor), record))

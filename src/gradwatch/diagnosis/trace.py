@@ -1,0 +1,258 @@
+"""The trace of a step: every operation whose result is not finite, and whose bad inputs explain it.
+
+A tensor carries the memory of who wrote it: per storage, the operations that have put NaN or ±inf there. So each
+record knows its causes, and the births are found by walking from a bad loss or gradient through causes only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gradwatch.diagnosis import autograd_internals as internals
+from gradwatch.diagnosis.memory import Leaf, Memory, Read, Special, is_mask, special_of
+from gradwatch.diagnosis.op_names import node_op_name
+from gradwatch.diagnosis.operations import literal_infinities, numbers_in, operation, tensors_in, written
+from gradwatch.diagnosis.responsibility import Explanation, explain_output
+from gradwatch.diagnosis.rows import guilty_rows
+from gradwatch.diagnosis.source import Place, user_place
+from gradwatch.diagnosis.summary import first_bad_index, summary_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from gradwatch.diagnosis.guard import StepGuard
+    from gradwatch.diagnosis.module_stack import Location, ModuleStack
+    from gradwatch.diagnosis.operations import Operation
+    from gradwatch.records import TensorSummary, Transition
+
+MAX_INPUTS = 6
+
+
+class Identity(NamedTuple):
+    """What an operation is called and where it stands; for a derivative, those of its forward operation.
+
+    ``differentiable``: autograd follows it. A mask is made of numbers that it does not follow. ``derivative``: its
+    derivative runs, not the operation itself (again, or in a hook).
+    """
+
+    op: str
+    location: Location
+    place: Place | None
+    in_backward: bool = False
+    differentiable: bool = True
+    derivative: bool = False
+
+
+class Call(NamedTuple):
+    """One operation at work: what it read, and the plain numbers among its arguments."""
+
+    what: Operation
+    identity: Identity
+    reads: list[Read]
+    numbers: list[float]
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """An operation with a non-finite result.
+
+    ``causes`` made the bad inputs that explain it; a birth has none. ``context``: nothing but deliberate infinities,
+    as of a mask; ``parents`` are then where they came from. The summaries are taken at births only.
+    """
+
+    index: int
+    identity: Identity
+    special: Special
+    causes: list[Record | Leaf]
+    context: bool
+    parents: list[Record | Leaf]
+    transition: Transition | None
+    shrinks: bool = False
+    collective: bool = False
+    inputs: list[TensorSummary] = field(default_factory=list)
+    output: TensorSummary | None = None
+    bad_index: list[int] | None = None
+    bad_rows: list[int] = field(default_factory=list)
+    rows: int | None = None
+    producers: list[str] = field(default_factory=list)
+    numbers: list[float] = field(default_factory=list)
+
+
+class StopAtBirth(Exception):  # noqa: N818 - as above
+    """Raised at the operation that ``stop_at`` names, with its tensors at hand."""
+
+    def __init__(self, name: str, inputs: list[Any], output: Any) -> None:
+        super().__init__(name)
+        self.name, self.inputs, self.output = name, inputs, output
+
+
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While entered, watches every operation of this thread and of the backward passes that it starts.
+
+    Args:
+        modules: follows the running module.
+        memory: knows the tensors that exist before the step by name.
+        guard: is shown every operation before it runs.
+        stop_at: index of the operation at which to raise ``StopAtBirth``.
+
+    Attributes:
+        operations: how many have run.
+        anomaly: what PyTorch's anomaly mode would have said of the first NaN in a backward pass.
+    """
+
+    def __init__(self, modules: ModuleStack, memory: Memory, guard: StepGuard, *, stop_at: int | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = 0
+        self.anomaly: str | None = None
+        self._modules, self._memory, self._guard, self._stop_at = modules, memory, guard, stop_at
+        self._by_node: dict[int, Identity] = {}
+        self._last_before = internals.newest_node_number()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run one operation, and remember it if its result is not finite."""
+        kwargs = kwargs or {}
+        what = operation(func)
+        self._guard.before(what, args, kwargs)
+        self.operations += 1
+        identity = self._identify(what)
+        if what.view:
+            return func(*args, **kwargs)
+        reads = self._memory.read(tensors_in(args, kwargs), keep=bool(what.writes))
+        result = func(*args, **kwargs)
+        outputs = tensors_in(result) + written(what, args, kwargs)
+        if what.collective:
+            _wait_for(result)
+        if what.empty:
+            self._memory.reserve(outputs, Record(self.operations, identity, Special(), [], False, [], None))
+        else:
+            numbers = numbers_in(args, kwargs) + [float(read.before) for read in reads if read.is_number]
+            self._note(Call(what, identity, [read for read in reads if not read.is_number], numbers), outputs)
+        if self.operations == self._stop_at:
+            raise StopAtBirth(identity.op, [read.tensor for read in reads], result)
+        return result
+
+    def record_of(self, tensor: Tensor) -> list[Record | Leaf]:
+        """Return who has made the non-finite elements of ``tensor``, an input or result of the step."""
+        return [writer for read in self._memory.read([tensor]) for writer in read.writers]
+
+    @property
+    def bad_weights(self) -> list[Leaf]:
+        """The parameters that were non-finite before the step and have been used in it."""
+        return self._memory.bad_weights
+
+    def _note(self, call: Call, outputs: list[Tensor]) -> None:
+        record = None
+        for output in outputs:
+            special = special_of(output)
+            if special and record is None:
+                record = self._record(call, output, special)
+            self._memory.write(output, record if special else None, call.identity.op)
+
+    def _record(self, call: Call, output: Tensor, special: Special) -> Record:
+        what, identity, reads, numbers = call
+        literals = literal_infinities(numbers) if what.literal or what.pointwise else (False, False)
+        found = explain_output(output, special, reads, pointwise=what.pointwise, literals=literals)
+        if found.is_birth and not identity.differentiable and is_mask(output):
+            found = found._replace(context=True, transition=None)  # a mask being made, as by log of zeros and ones
+        largest = max((read.tensor.numel() for read in reads), default=0)
+        record = Record(
+            index=self.operations,
+            identity=identity,
+            special=special,
+            causes=found.causes,
+            context=found.context,
+            parents=found.parents,
+            transition=found.transition,
+            shrinks=output.numel() < largest,
+            collective=what.collective,
+        )
+        if found.is_birth or found.context:
+            self._look_closer(record, found, call, output)
+        if special.nan and identity.in_backward and self.anomaly is None:
+            self.anomaly = _anomaly_text(internals.current_node())
+        return record
+
+    def _look_closer(self, record: Record, found: Explanation, call: Call, output: Tensor) -> None:
+        """Take the numbers of a birth now: its tensors will be gone when the step has ended."""
+        if found.context and not found.parents:
+            return  # a mask being written down
+        floating = [read for read in call.reads if read.tensor.is_floating_point() or read.tensor.is_complex()]
+        shown = floating[:MAX_INPUTS]
+        record.inputs = [summary_of(read.before) for read in shown]
+        record.producers = [read.made_by for read in shown]
+        record.output = summary_of(output)
+        record.bad_index = first_bad_index(internals.dense(output))
+        record.bad_rows, record.rows = guilty_rows(call.identity.op, call.reads, internals.dense(output))
+        record.numbers = call.numbers
+
+    def _identify(self, what: Operation) -> Identity:
+        node = internals.current_node()
+        if node is None:
+            identity = Identity(what.name, self._modules.top, user_place())
+            return identity._replace(differentiable=self._name_newest_node(identity))
+        return self._identify_in_backward(node, what)
+
+    def _name_newest_node(self, identity: Identity) -> bool:
+        """Give the newest node its name, if it has none; return whether it was new.
+
+        The first operation after a node was made is the node's own; later ones without a node of theirs (no gradient
+        needed) see the same number.
+        """
+        number = internals.newest_node_number()
+        if number is None or number in self._by_node or number == self._last_before:
+            return False
+        self._by_node[number] = identity
+        return True
+
+    def _identify_in_backward(self, node: Any, what: Operation) -> Identity:
+        number = internals.node_number(node)
+        forward = None if number is None else self._by_node.get(number)
+        inside, function = user_place(in_backward=True), internals.custom_function(node)
+        identity = self._identify_derivative(node, what, forward, inside, function)
+        if torch.is_grad_enabled():  # recomputation, or a graph of the derivative itself: nodes are made here too
+            named = Identity(what.name, identity.location, inside) if function is not None else identity
+            self._name_newest_node(named)
+        return identity
+
+    def _identify_derivative(
+        self, node: Any, what: Operation, forward: Identity | None, inside: Place | None, function: type | None
+    ) -> Identity:
+        if function is not None:
+            place = inside or (forward.place if forward else None)
+            location = forward.location if forward else self._modules.top
+            return Identity(function.__name__, location, place, in_backward=True, derivative=True)
+        if inside is not None and torch.is_grad_enabled():  # a forward that is recomputed, as checkpointing does
+            return Identity(what.name, self._modules.top, inside, in_backward=True)
+        if inside is not None:  # a hook on a tensor or a parameter
+            location = forward.location if forward else self._modules.top
+            return Identity(what.name, location, inside, in_backward=True)
+        if forward is not None:
+            return forward._replace(in_backward=True, derivative=True)
+        name = node_op_name(node.name())
+        if "accumulate_grad" in name:
+            return Identity(what.name, self._modules.top, None, in_backward=True)
+        return Identity(name, self._modules.top, None, in_backward=True, derivative=True)
+
+
+def _anomaly_text(node: Any) -> str | None:
+    if node is None:
+        return None
+    head = f"Function '{node.name().rpartition('::')[2]}' returned nan values."
+    traceback = internals.forward_traceback(node)
+    return f"{head} Traceback of the forward call that made it:\n{traceback}" if traceback else head
+
+
+def _wait_for(result: Any) -> None:
+    """Let an asynchronous collective finish before its result is looked at."""
+    for item in result if isinstance(result, (list, tuple)) else [result]:
+        wait = getattr(item, "wait", None)
+        if callable(wait) and not isinstance(item, torch.Tensor):
+            wait()

@@ -1,0 +1,65 @@
+"""What the engine needs to run a training step a second time: given by the loop that knows how."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor, nn
+
+    from gradwatch.replica.copying import SideCopy
+    from gradwatch.replica.randomness import RandomState
+
+
+class Moment(NamedTuple):
+    """One micro-batch as it was when its step began. ``buffers`` holds those that the step may have changed."""
+
+    batch: object
+    batch_idx: int
+    random_state: RandomState | None
+    buffers: Mapping[str, Tensor]
+
+
+class Observer(Protocol):
+    """What a runner tells while it runs a step."""
+
+    def loss(self, loss: Tensor) -> None:
+        """A loss is about to be backpropagated."""
+
+    def step(self, optimizer: int) -> None:
+        """The gradients of an optimizer, by index, are final. Raises to end the replay here."""
+
+
+class StepRunner(Protocol):
+    """Runs one micro-batch on a copy of the module, and must leave everything else alone."""
+
+    def replaced(self) -> Mapping[int, object]:
+        """Return what the copy refers to in place of an object that is not copied, by ``id``."""
+
+    def __call__(
+        self, copy: SideCopy, moment: Moment, observer: Observer, *, loss_scale: float, with_step: bool
+    ) -> None:
+        """Run forward and backward; with ``with_step`` up to the point where the optimizer would act."""
+
+
+class LossFunctionRunner:
+    """The step of a hand-written loop: one loss from module and batch, one optimizer."""
+
+    def __init__(self, loss_function: Callable[[nn.Module, object], Tensor]) -> None:
+        self._loss_function = loss_function
+
+    def replaced(self) -> Mapping[int, object]:
+        """Nothing needs a stand-in."""
+        return {}
+
+    def __call__(
+        self, copy: SideCopy, moment: Moment, observer: Observer, *, loss_scale: float, with_step: bool
+    ) -> None:
+        """Compute the loss and its gradients."""
+        loss = self._loss_function(copy.module, moment.batch)
+        observer.loss(loss)
+        (loss * loss_scale if loss_scale != 1.0 else loss).backward()  # type: ignore[no-untyped-call]
+        if with_step:
+            observer.step(0)

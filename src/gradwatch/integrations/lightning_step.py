@@ -1,0 +1,137 @@
+"""A LightningModule's training step once more, on a copy: the module's own hooks, no callbacks, no logging."""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gradwatch.capture.rollback import evaluates_again
+from gradwatch.integrations.stand_ins import OptimizerStandIn, SchedulerStandIn, TrainerStandIn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch.optim import Optimizer
+
+    from gradwatch.engine.step_runner import Moment, Observer
+    from gradwatch.replica.copying import SideCopy
+
+
+class LightningStep:
+    """Runs training steps as Lightning's loops do, in automatic and in manual optimization.
+
+    Args:
+        trainer: the real one; the copy gets a stand-in for it.
+        overrides: what the stand-in answers by itself.
+    """
+
+    def __init__(self, trainer: Any, overrides: dict[str, Any] | None = None) -> None:
+        self._trainer = trainer
+        package = type(trainer).__module__.split(".")[0]
+        loggers = import_module(
+            "lightning.pytorch.loggers.logger" if package == "lightning" else f"{package}.loggers.logger"
+        )
+        self._stand_in = TrainerStandIn(trainer, loggers.DummyLogger(), overrides)
+
+    def replaced(self) -> Mapping[int, object]:
+        """Return the stand-in for the trainer."""
+        return {id(self._trainer): self._stand_in}
+
+    def __call__(
+        self, copy: SideCopy, moment: Moment, observer: Observer, *, loss_scale: float, with_step: bool
+    ) -> None:
+        """Run forward and backward of one micro-batch, up to where the optimizer would act."""
+        run = _Run(self._stand_in, copy, observer, loss_scale)
+        run.prepare()
+        if copy.module.on_train_batch_start(moment.batch, moment.batch_idx) == -1:  # type: ignore[operator]
+            return
+        if not copy.module.automatic_optimization:
+            run.training_step(moment)
+        elif with_step and evaluates_again(copy.optimizers[0]):
+            optimizer: Any = copy.optimizers[0]
+            optimizer.step(lambda: run.closure(moment, with_step=True))
+        else:
+            run.closure(moment, with_step=with_step)
+
+
+class _Run:
+    """One run of one step on one copy."""
+
+    def __init__(self, stand_in: TrainerStandIn, copy: SideCopy, observer: Observer, loss_scale: float) -> None:
+        self._trainer, self._module, self._observer = stand_in, copy.module, observer
+        self._optimizers, self._loss_scale = copy.optimizers, loss_scale
+        self._first = True
+
+    def prepare(self) -> None:
+        """Replace what would log, print, or reach the real optimizers."""
+        module: Any = self._module
+        vars(self._trainer).update(optimizers=self._optimizers, lightning_module=module)
+        for name in ("log", "log_dict", "print"):
+            setattr(module, name, _nothing)
+        stand_ins = [OptimizerStandIn(o, self._stepper(i, o)) for i, o in enumerate(self._optimizers)]
+        schedulers = [SchedulerStandIn(config.scheduler) for config in self._trainer.lr_scheduler_configs]
+        module.optimizers = lambda use_pl_optimizer=True: _as_lightning_returns(stand_ins)  # noqa: ARG005
+        module.lr_schedulers = lambda: _as_lightning_returns(schedulers) if schedulers else None
+        module.manual_backward = self._backward
+
+    def training_step(self, moment: Moment) -> Any:
+        """Call the user's step under the precision's context."""
+        step: Any = self._module.training_step
+        with self._trainer.precision_plugin.train_step_context():
+            takes_index = len(inspect.signature(step).parameters) > 1
+            return step(moment.batch, moment.batch_idx) if takes_index else step(moment.batch)
+
+    def closure(self, moment: Moment, *, with_step: bool) -> Tensor | None:
+        """Run what Lightning hands to an optimizer of automatic optimization."""
+        output = self.training_step(moment)
+        loss: Tensor | None = output["loss"] if isinstance(output, dict) else output
+        module: Any = self._module
+        optimizer = self._optimizers[0]
+        if with_step and not self._first:
+            optimizer.zero_grad()
+        self._first = False
+        module.on_before_zero_grad(optimizer)
+        if loss is None:
+            return None
+        self._backward(loss / self._trainer.accumulate_grad_batches)
+        if with_step:
+            self._stepper(0, optimizer)()
+        return loss
+
+    def _backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        module: Any = self._module
+        self._observer.loss(loss)
+        if self._loss_scale != 1.0:
+            loss = loss * self._loss_scale
+        module.on_before_backward(loss)
+        module.backward(loss, *args, **kwargs)
+        module.on_after_backward()
+
+    def _stepper(self, index: int, optimizer: Optimizer) -> Callable[[], None]:
+        def about_to_step() -> None:
+            module: Any = self._module
+            self._unscale(optimizer)
+            module.on_before_optimizer_step(optimizer)
+            self._observer.step(index)
+
+        return about_to_step
+
+    @torch.no_grad()
+    def _unscale(self, optimizer: Optimizer) -> None:
+        if self._loss_scale != 1.0:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.div_(self._loss_scale)
+
+
+def _as_lightning_returns(items: list[Any]) -> Any:
+    return items[0] if len(items) == 1 else items
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    return None
