@@ -24,6 +24,7 @@ DEFAULTS = {
     "on_nonfinite": "raise",
     "max_skips": 10,
     "anomaly_steps": 100,
+    "max_incident_bytes": 2 * 2**30,
     "gradient_check_every_n_steps": "auto",
     "detectors": "default",
 }

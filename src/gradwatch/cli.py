@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gradwatch {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_demo(commands)
+    _add_replay(commands)
     return parser
 
 
@@ -60,6 +61,42 @@ def _demo(arguments: argparse.Namespace) -> int:
         return DONE if run_demo(console, folder, quick=arguments.quick) else UNHEALTHY
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
         return _complain(f"demo: interrupted; what was written so far is in {folder}", INTERRUPTED)
+
+
+def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "run the failing step of an incident again and name the operation that made the bad value"
+    replay = commands.add_parser("replay", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    replay.add_argument("directory", type=Path, metavar="INCIDENT_DIR", help="folder with incident.json")
+    replay.add_argument(
+        "--factory",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="what returns the module, if its class and saved hyperparameters do not",
+    )
+    replay.add_argument("--device", help="where to run the step (default: cpu)")
+    replay.add_argument("--pdb", action="store_true", help="stop at the birth, with its tensors at hand")
+    replay.set_defaults(command=_replay)
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    if not (arguments.directory / "incident.json").is_file():
+        return _complain(f"replay: {arguments.directory} holds no incident.json", UNUSABLE)
+    from rich.console import Console  # noqa: PLC0415 - lazy, see above
+
+    try:
+        from gradwatch.integrations.replay_command import replay  # noqa: PLC0415 - imports torch
+
+        same = replay(
+            Console(highlight=False),
+            arguments.directory,
+            factory=arguments.factory,
+            device=arguments.device,
+            debug=arguments.pdb,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        return _complain(f"replay: {str(error).splitlines()[0] if str(error) else type(error).__name__}", UNUSABLE)
+    except KeyboardInterrupt:
+        return _complain("replay: interrupted", INTERRUPTED)
+    return DONE if same else UNHEALTHY
 
 
 def _complain(message: str, status: int) -> int:

@@ -35,7 +35,7 @@ class Broken:
 
 
 def reporter(path: Path, **context: Any) -> Reporter:
-    return Reporter(RunContext(dirpath=str(path), **context), layer_scalars="auto")
+    return Reporter(RunContext(dirpath=str(path), **context), layer_scalars="auto", max_incident_bytes=2**20)
 
 
 def test_events_go_to_the_log_and_scalars_to_the_loggers(tmp_path: Path) -> None:

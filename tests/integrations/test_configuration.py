@@ -32,6 +32,7 @@ clip: 0.5
 on_nonfinite: skip
 max_skips: 3
 anomaly_steps: 7
+max_incident_bytes: 1000000
 gradient_check_every_n_steps: null
 detectors:
   - exploding-gradient
@@ -46,6 +47,7 @@ VALUES: dict[str, Any] = {
     "on_nonfinite": "skip",
     "max_skips": 3,
     "anomaly_steps": 7,
+    "max_incident_bytes": 1_000_000,
     "gradient_check_every_n_steps": None,
     "detectors": ["exploding-gradient", {"dead-layer": {"steps": 5}}],
 }

@@ -32,7 +32,8 @@ class Evidence:
 
     ``optimizer`` lists state tensors, and weights that the optimizer's last step has made so. ``traced`` is what a
     replay of the step has found, None without one; ``batch_size`` the extent of the batch's first dimension;
-    ``growth`` how loss or gradient norm had risen before.
+    ``growth`` how loss or gradient norm had risen before; ``finite_at`` the last step at which a scan has found
+    weights, buffers and optimizer state finite.
     """
 
     optimizer: list[str] = field(default_factory=list)
@@ -45,6 +46,7 @@ class Evidence:
     traced: Traced | None = None
     batch_size: int | None = None
     growth: Growth | None = None
+    finite_at: int | None = None
 
     @property
     def is_local(self) -> bool:

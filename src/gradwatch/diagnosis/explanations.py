@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from gradwatch.diagnosis.evidence import first_seen
+from gradwatch.diagnosis.evidence import affected, first_seen
+from gradwatch.diagnosis.memory import Leaf
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gradwatch.diagnosis.evidence import Evidence
     from gradwatch.records import TensorSummary
 
@@ -22,7 +25,13 @@ class Text(NamedTuple):
 
 
 def explain(evidence: Evidence) -> Text:
-    """Return explanation and advice for the thing that showed the non-finite value first."""
+    """Return explanation and advice for the thing that showed the non-finite value first.
+
+    The catalogue has those for an operation.
+    """
+    leaf = _leaf(evidence)
+    if leaf is not None and leaf.kind == "unknown":
+        return _constant(leaf, evidence)
     return {
         "optimizer": _optimizer,
         "parameter": _parameter,
@@ -53,27 +62,32 @@ def _optimizer(evidence: Evidence) -> Text:
 
 def _parameter(evidence: Evidence) -> Text:
     return Text(
-        f"{names(evidence.parameters)} held non-finite values before this step's forward pass, so no operation of the"
-        " step is to blame: the step before it, or code that writes to the weights, left them there.",
+        f"{names(affected(evidence))} held non-finite values before this step's forward pass, so no operation of the"
+        f" step is to blame: {_since(evidence, evidence.parameters)}",
         "Go back to the last checkpoint with finite weights. Look for code that writes to parameters outside the"
         " optimizer: weight averaging, re-initialisation, casts, or torch.empty without an initialisation.",
     )
 
 
 def _batch(evidence: Evidence) -> Text:
-    tensor, summary = evidence.batch[0]
-    more = f" (and {names([name for name, _ in evidence.batch[1:]])})" if len(evidence.batch) > 1 else ""
+    leaf = _leaf(evidence)
+    tensor, summary = evidence.batch[0] if leaf is None else (leaf.name or "batch", leaf.summary)
+    others = [name for name, _ in evidence.batch if name != tensor]
+    more = f" (and {names(others)})" if others else ""
+    first = f", the first at {leaf.bad_index}" if leaf is not None and leaf.bad_index else ""
     return Text(
         f"The batch itself is non-finite before the model sees it: {tensor}{more} has {counted(summary)}"
-        f" among {math.prod(summary.shape)} elements, and the {_victim(evidence)} became non-finite with it.",
+        f" among {math.prod(summary.shape)} elements{first}, and the {_victim(evidence)} became non-finite with it.",
         "Find the sample and drop or repair it in the dataset. A division by a range or a standard deviation of zero"
         " during preprocessing is the usual source.",
     )
 
 
 def _buffer(evidence: Evidence) -> Text:
+    known = evidence.finite_at is not None or _leaf(evidence) is not None
+    since = _since(evidence, evidence.buffers) if known else "it was finite when last looked at."
     return Text(
-        f"The buffer {names(evidence.buffers)} has become non-finite: it was finite when last looked at.",
+        f"The buffer {names(affected(evidence))} has become non-finite: {since}",
         "Running statistics are spoilt by one non-finite or enormous batch and never recover: reset them or go back to"
         " a checkpoint, and look at the batches since the last record.",
     )
@@ -87,19 +101,71 @@ def _loss(evidence: Evidence) -> Text:
     )
     return Text(
         f"The loss is {evidence.losses[0]}, and batch, weights and buffers were finite before this step: an operation"
-        f" of the forward pass made it. {gradients}",
-        "Look for log, sqrt, exp or a division in the loss whose argument can be zero, negative or large, and for a"
-        " mean over an empty selection.",
+        f" of the forward pass made it. {gradients}{_untraced(evidence)}",
+        _TRANSIENT if _came_out_finite(evidence) else _FORWARD,
     )
 
 
 def _gradient(evidence: Evidence) -> Text:
     return Text(
         f"The loss is finite, but {len(evidence.gradients)} of {evidence.gradients_read} gradients are not"
-        f" ({names(evidence.gradients)}): the value was born in the backward pass.",
-        "Look for an operation with an infinite slope where it is used: sqrt or norm at zero, a fractional power at"
-        " zero, acos at ±1, or torch.where around one of these (mask its input, not its output).",
+        f" ({names(evidence.gradients)}): the value was born in the backward pass.{_untraced(evidence)}",
+        _TRANSIENT if _came_out_finite(evidence) else _BACKWARD,
     )
+
+
+_FORWARD = (
+    "Look for log, sqrt, exp or a division in the loss whose argument can be zero, negative or large, and for a mean"
+    " over an empty selection."
+)
+_BACKWARD = (
+    "Look for an operation with an infinite slope where it is used: sqrt or norm at zero, a fractional power at zero,"
+    " acos at ±1, or torch.where around one of these (mask its input, not its output)."
+)
+_TRANSIENT = (
+    "Look for what the step depends on besides its inputs: a callback that changes gradients, a file or a global,"
+    " memory that is not initialised, a race between streams; if it comes back at random places, test the hardware."
+)
+
+
+def _constant(leaf: Leaf, evidence: Evidence) -> Text:
+    return Text(
+        f"A tensor of shape {leaf.summary.shape} that is neither in the batch nor a weight or buffer held"
+        f" {counted(leaf.summary)} before the step, and the {_victim(evidence)} became non-finite with it.",
+        "Look for a constant that the step uses: an attribute of the module, a global, or data read outside the loader."
+        " Register it as a buffer, and it will be watched and named.",
+    )
+
+
+def _since(evidence: Evidence, born: Sequence[str]) -> str:
+    """Say since when the state has been bad, from what the records know."""
+    leaf = _leaf(evidence)
+    if leaf is not None and leaf.name not in born:
+        return "it has been so since before the first step, from the initialisation or a checkpoint."
+    seen = f"; all was finite at step {evidence.finite_at}" if evidence.finite_at is not None else ""
+    return f"the step before it, or code that writes to the {_state(evidence)}, left them there{seen}."
+
+
+def _state(evidence: Evidence) -> str:
+    return "buffers" if first_seen(evidence) == "buffer" else "weights"
+
+
+def _leaf(evidence: Evidence) -> Leaf | None:
+    root = evidence.traced.root if evidence.traced else None
+    return root if isinstance(root, Leaf) else None
+
+
+def _came_out_finite(evidence: Evidence) -> bool:
+    traced = evidence.traced
+    return traced is not None and traced.root is None and traced.reason is None
+
+
+def _untraced(evidence: Evidence) -> str:
+    """Say why no operation is named."""
+    if _came_out_finite(evidence):
+        return " Run again twice with the same weights, batch and random states, the step came out finite."
+    reason = evidence.traced.reason if evidence.traced else None
+    return f" The operation is not known: {reason}." if reason else ""
 
 
 def names(items: list[str]) -> str:

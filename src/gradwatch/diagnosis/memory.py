@@ -52,13 +52,17 @@ class Leaf:
 
 
 class Read(NamedTuple):
-    """An input of an operation. ``before`` holds its values from before, if the operation overwrites it."""
+    """An input of an operation.
+
+    ``before`` holds its values from before, if the operation overwrites it. ``from_weights``: it depends on parameters.
+    """
 
     tensor: Tensor
     before: Tensor
     special: Special
     writers: list[Record | Leaf]
     made_by: str
+    from_weights: bool = False
 
     @property
     def is_number(self) -> bool:
@@ -76,6 +80,7 @@ class _Written(NamedTuple):
 class _Entry:
     alive: StorageAlive
     made_by: str = ""
+    from_weights: bool = False
     bad: list[_Written] = field(default_factory=list)
     reserved_by: Record | None = None  # uninitialised so far
 
@@ -105,7 +110,7 @@ class Memory:
         """Return what is known of the inputs of an operation; ``keep`` a copy if it may overwrite them."""
         return [self._read(tensor, keep=keep) for tensor in tensors]
 
-    def write(self, tensor: Tensor, writer: Record | None, made_by: str) -> None:
+    def write(self, tensor: Tensor, writer: Record | None, made_by: str, *, from_weights: bool) -> None:
         """Note that an operation has written ``tensor``; ``writer`` is its record if the result is not finite."""
         key = storage_key(tensor)
         if key is None:
@@ -116,7 +121,7 @@ class Memory:
             self._prune()
         begin, end = span(tensor)
         entry.bad = [old for old in entry.bad if old.begin < begin or old.end > end]
-        entry.made_by, entry.reserved_by = made_by, None
+        entry.made_by, entry.from_weights, entry.reserved_by = made_by, entry.from_weights or from_weights, None
         if writer is not None:
             entry.bad.append(_Written(begin, end, writer))
 
@@ -140,11 +145,11 @@ class Memory:
         elif entry.reserved_by is not None:
             _admit_garbage(entry, tensor)
         if not entry.bad:
-            return Read(tensor, before, FINITE, [], entry.made_by)
+            return Read(tensor, before, FINITE, [], entry.made_by, entry.from_weights)
         special = special_of(tensor)
         begin, end = span(tensor)
         writers = [old.writer for old in entry.bad if old.begin < end and begin < old.end] if special else []
-        return Read(tensor, before, special, writers, entry.made_by)
+        return Read(tensor, before, special, writers, entry.made_by, entry.from_weights)
 
     def _meet(self, tensor: Tensor, key: int) -> _Entry:
         """Look once at a tensor from before the step, all of its storage."""
@@ -153,6 +158,7 @@ class Memory:
         kind, name, known = self._known.get(key, unknown)
         whole = _whole_storage(known)
         special = special_of(whole)
+        entry.from_weights = kind == "parameter"
         if special:
             kept = name in self._born or known.requires_grad  # nobody trains a mask
             deliberate = not kept and looks_deliberate(whole)

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 # They put a number there that the user has written.
-_LITERAL = frozenset({"full", "full_like", "new_full", "fill", "masked_fill", "scalar_tensor", "lift_fresh"})
+_MAKES = frozenset({"full", "full_like", "new_full", "scalar_tensor", "lift_fresh"})
+_WRITES = frozenset({"fill", "masked_fill", "index_fill", "copy", "index_put", "scatter", "constant_pad_nd"})
+_LITERAL = _MAKES | _WRITES
 _COLLECTIVE_NAMESPACES = ("c10d", "_c10d_functional", "c10d_functional", "_c10d_functional_autograd")
 
 

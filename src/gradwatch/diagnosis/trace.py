@@ -37,15 +37,13 @@ MAX_INPUTS = 6
 class Identity(NamedTuple):
     """What an operation is called and where it stands; for a derivative, those of its forward operation.
 
-    ``differentiable``: autograd follows it. A mask is made of numbers that it does not follow. ``derivative``: its
-    derivative runs, not the operation itself (again, or in a hook).
+    ``derivative``: its derivative runs, not the operation itself (again, or in a hook).
     """
 
     op: str
     location: Location
     place: Place | None
     in_backward: bool = False
-    differentiable: bool = True
     derivative: bool = False
 
 
@@ -136,7 +134,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             numbers = numbers_in(args, kwargs) + [float(read.before) for read in reads if read.is_number]
             self._note(Call(what, identity, [read for read in reads if not read.is_number], numbers), outputs)
         if self.operations == self._stop_at:
-            raise StopAtBirth(identity.op, [read.tensor for read in reads], result)
+            _stop(identity.op, [read.before for read in reads], result)
         return result
 
     def record_of(self, tensor: Tensor) -> list[Record | Leaf]:
@@ -149,18 +147,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return self._memory.bad_weights
 
     def _note(self, call: Call, outputs: list[Tensor]) -> None:
-        record = None
+        record, from_weights = None, any(read.from_weights for read in call.reads)
         for output in outputs:
             special = special_of(output)
             if special and record is None:
                 record = self._record(call, output, special)
-            self._memory.write(output, record if special else None, call.identity.op)
+            self._memory.write(output, record if special else None, call.identity.op, from_weights=from_weights)
 
     def _record(self, call: Call, output: Tensor, special: Special) -> Record:
         what, identity, reads, numbers = call
         literals = literal_infinities(numbers) if what.literal or what.pointwise else (False, False)
         found = explain_output(output, special, reads, pointwise=what.pointwise, literals=literals)
-        if found.is_birth and not identity.differentiable and is_mask(output):
+        if found.is_birth and is_mask(output) and not any(read.from_weights for read in reads):
             found = found._replace(context=True, transition=None)  # a mask being made, as by log of zeros and ones
         largest = max((read.tensor.numel() for read in reads), default=0)
         record = Record(
@@ -197,27 +195,27 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         node = internals.current_node()
         if node is None:
             identity = Identity(what.name, self._modules.top, user_place())
-            return identity._replace(differentiable=self._name_newest_node(identity))
+            self._name_newest_node(identity)
+            return identity
         return self._identify_in_backward(node, what)
 
-    def _name_newest_node(self, identity: Identity) -> bool:
-        """Give the newest node its name, if it has none; return whether it was new.
+    def _name_newest_node(self, identity: Identity) -> None:
+        """Give the newest node its name, if it has none.
 
         The first operation after a node was made is the node's own; later ones without a node of theirs (no gradient
         needed) see the same number.
         """
         number = internals.newest_node_number()
-        if number is None or number in self._by_node or number == self._last_before:
-            return False
-        self._by_node[number] = identity
-        return True
+        if number is not None and number != self._last_before:
+            self._by_node.setdefault(number, identity)
 
     def _identify_in_backward(self, node: Any, what: Operation) -> Identity:
         number = internals.node_number(node)
         forward = None if number is None else self._by_node.get(number)
         inside, function = user_place(in_backward=True), internals.custom_function(node)
         identity = self._identify_derivative(node, what, forward, inside, function)
-        if torch.is_grad_enabled():  # recomputation, or a graph of the derivative itself: nodes are made here too
+        # Nodes are made here too: in a recomputed forward, and by the graph of a derivative.
+        if inside is not None or torch.is_grad_enabled():
             named = Identity(what.name, identity.location, inside) if function is not None else identity
             self._name_newest_node(named)
         return identity
@@ -232,7 +230,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if inside is not None and torch.is_grad_enabled():  # a forward that is recomputed, as checkpointing does
             return Identity(what.name, self._modules.top, inside, in_backward=True)
         if inside is not None:  # a hook on a tensor or a parameter
-            location = forward.location if forward else self._modules.top
+            location = forward.location if forward and not self._modules.running else self._modules.top
             return Identity(what.name, location, inside, in_backward=True)
         if forward is not None:
             return forward._replace(in_backward=True, derivative=True)
@@ -240,6 +238,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if "accumulate_grad" in name:
             return Identity(what.name, self._modules.top, None, in_backward=True)
         return Identity(name, self._modules.top, None, in_backward=True, derivative=True)
+
+
+def _stop(op: str, inputs: list[Tensor], output: Any) -> None:
+    """Where the debugger stops: the tensors are this function's arguments."""
+    raise StopAtBirth(op, inputs, output)
 
 
 def _anomaly_text(node: Any) -> str | None:

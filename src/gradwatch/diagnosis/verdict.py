@@ -8,6 +8,8 @@ from gradwatch.diagnosis.memory import Leaf
 from gradwatch.records import Origin
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gradwatch.diagnosis.slicing import Root
     from gradwatch.diagnosis.trace import Record
     from gradwatch.records import Phase, TensorSummary
@@ -16,14 +18,17 @@ if TYPE_CHECKING:
 class Traced(NamedTuple):
     """The result of a replay.
 
-    ``root`` is None if the step came out finite, or if ``reason`` says why it could not be run again.
-    ``is_bad``: loss or gradients came out non-finite again. ``communicates``: it was not run again because it talks to
-    other ranks.
+    ``root`` is None if the step came out finite, or if ``reason`` says why it could not be run again. ``is_bad``: loss
+    or gradients came out non-finite again; ``losses`` are the bad ones, spelled. ``communicates``: it was not run again
+    because it talks to other ranks.
     """
 
     root: Root | None = None
     is_bad: bool = False
     loss_is_bad: bool = False
+    losses: Sequence[str] = ()
+    bad_gradients: int = 0
+    gradients: int = 0
     anomaly: str | None = None
     operations: int = 0
     reason: str | None = None

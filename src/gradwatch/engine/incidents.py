@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 from gradwatch.diagnosis.catalogue import Circumstances, explain_origin
 from gradwatch.diagnosis.dynamics import dynamics_text, is_dynamics
 from gradwatch.diagnosis.evidence import affected, first_seen, origin_of
-from gradwatch.diagnosis.explanations import explain, explain_from_afar
+from gradwatch.diagnosis.explanations import Text, explain, explain_from_afar
 from gradwatch.diagnosis.trace import Record
 from gradwatch.records import Incident
 
 if TYPE_CHECKING:
     from gradwatch.diagnosis.evidence import Evidence
-    from gradwatch.diagnosis.explanations import Text
     from gradwatch.engine.context import RunContext
     from gradwatch.engine.policy import Decision
     from gradwatch.engine.recording import Position
@@ -43,9 +42,22 @@ def build_incident(
         affected=affected(evidence),
         explanation=text.explanation,
         advice=text.advice,
-        anomaly_traceback=evidence.traced.anomaly if evidence.traced else None,
+        anomaly_traceback=_anomaly(evidence),
         action=decision.action,
     )
+
+
+def retold(incident: Incident, evidence: Evidence) -> Incident:
+    """Return the incident with the verdict of another replay of its step."""
+    origin = replace(origin_of(evidence, incident.origin.ranks), cause=incident.origin.cause)
+    text = _text(evidence, origin) if origin.cause is None else Text(incident.explanation, incident.advice)
+    return replace(
+        incident, origin=origin, explanation=text.explanation, advice=text.advice, anomaly_traceback=_anomaly(evidence)
+    )
+
+
+def _anomaly(evidence: Evidence) -> str | None:
+    return evidence.traced.anomaly if evidence.traced else None
 
 
 def _text(evidence: Evidence, origin: Origin) -> Text:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from gradwatch.capture.gradients import Gradients, read_gradients, total_on_device, without_underflow
@@ -24,13 +25,14 @@ from gradwatch.engine.reporter import Reporter
 from gradwatch.engine.response import BadStep, Responder
 from gradwatch.engine.run_events import run_end, run_start, start_warnings
 from gradwatch.engine.settings import Settings
+from gradwatch.engine.step_runner import LossFunctionRunner
 from gradwatch.engine.watched import Watched
 from gradwatch.numerics import clip_coefficient, scale_
 from gradwatch.records import ClipState
 from gradwatch.sinks.tags import health_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -65,7 +67,12 @@ class HealthMonitor:
     # -- the life of a run --------------------------------------------------------------------------------------
 
     def start(
-        self, module: nn.Module, optimizers: Optimizer | Sequence[Optimizer], context: RunContext | None = None
+        self,
+        module: nn.Module,
+        optimizers: Optimizer | Sequence[Optimizer],
+        context: RunContext | None = None,
+        *,
+        loss_function: Callable[[nn.Module, Any], Tensor] | None = None,
     ) -> None:
         """Begin to watch ``module``; writes ``run_start`` (for lazy modules after the first forward).
 
@@ -73,11 +80,15 @@ class HealthMonitor:
             module: its parameters, buffers and layer names are watched.
             optimizers: one, or all that step its parameters.
             context: the loop's setting; by default a single process that writes to ``dirpath`` (or ``gradwatch``).
+            loss_function: returns the loss of module and batch. With it, a step whose loss or gradients are not
+                finite is run again on a copy, and the incident names the operation.
         """
         if self._started and not self._loaded:  # a second fit with the same callback goes on counting
             self.resumed_from = self.run_id
         self._started, self._loaded = True, False
         context = context or RunContext(dirpath=os.fspath(self.settings.dirpath or "gradwatch"))
+        if loss_function is not None:
+            context = replace(context, runner=LossFunctionRunner(loss_function))
         self.run_id = context.run_id or uuid.uuid4().hex
         listed = optimizers if isinstance(optimizers, (list, tuple)) else [cast("Optimizer", optimizers)]
         every = self.settings.log_every_n_steps
@@ -94,7 +105,11 @@ class HealthMonitor:
         self._scale_trend = ScaleTrend()
         self._scan_due = self._announced = False
         self._steps_in_batch = 0
-        self._reporter = Reporter(context, layer_scalars=self.settings.layer_scalars)
+        self._reporter = Reporter(
+            context,
+            layer_scalars=self.settings.layer_scalars,
+            max_incident_bytes=self.settings.max_incident_bytes,
+        )
         self._responder = Responder(self.settings, context, self._watched, self._reporter, self.counters, self._anomaly)
         self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
         if not has_lazy_parameters(module):
@@ -240,6 +255,7 @@ class HealthMonitor:
             verdict = self._context.agree(verdict) if together else verdict
         if verdict == BAD:
             self._responder.report_state(births, self._position, together=together)
+        self._watched.scanned_at = self._position.step
 
     @property
     def is_log_step(self) -> bool:

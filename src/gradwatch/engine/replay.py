@@ -16,8 +16,9 @@ from gradwatch.diagnosis.guard import CommunicationNeeded, GuardMode, StepGuard
 from gradwatch.diagnosis.memory import Memory, special_of
 from gradwatch.diagnosis.module_stack import ModuleStack
 from gradwatch.diagnosis.slicing import first_birth
-from gradwatch.diagnosis.trace import Tracer
+from gradwatch.diagnosis.trace import StopAtBirth, Tracer
 from gradwatch.diagnosis.verdict import Traced
+from gradwatch.engine.evidence_gathering import spelled
 from gradwatch.replica import randomness
 from gradwatch.replica.batches import copy_batch
 from gradwatch.replica.copying import side_copy
@@ -88,12 +89,27 @@ class Replayer:
         """Run a step that communicates again, on all ranks at once and from the beginning of the window."""
         return self._attempt(failure, may_communicate=True)
 
+    def stop_at(self, failure: Failure, operation: int) -> None:
+        """Run the step until an operation, by number.
+
+        Raises:
+            StopAtBirth: it has been reached; the traceback leads to its tensors.
+        """
+        for moments in (failure.moments[-1:], failure.moments):
+            self._attempt(failure._replace(moments=moments), stop_at=operation)
+
     def _fits(self, *, share_weights: bool) -> bool:
         needed = bytes_needed(self._module, self._optimizers, with_optimizer_state=False, share_weights=share_weights)
         return fits(needed)
 
     def _attempt(
-        self, failure: Failure, *, share_weights: bool = False, trace: bool = True, may_communicate: bool = False
+        self,
+        failure: Failure,
+        *,
+        share_weights: bool = False,
+        trace: bool = True,
+        may_communicate: bool = False,
+        stop_at: int | None = None,
     ) -> Traced:
         again = evaluates_again(self._optimizers[failure.optimizer])
         try:
@@ -108,20 +124,22 @@ class Replayer:
                 guard = StepGuard(
                     may_communicate=may_communicate, shared=list(copy.module.parameters()) if share_weights else []
                 )
-                return self._run(copy, failure, guard, trace=trace)
+                return self._run(copy, failure, guard, trace=trace, stop_at=stop_at)
+        except StopAtBirth:
+            raise
         except CommunicationNeeded as needed:
             return Traced(reason=f"the step communicates between the ranks ({needed})", communicates=True)
         except Exception as error:
             log.debug("gradwatch: the replay failed", exc_info=True)
             return Traced(reason=f"running the step again failed with {type(error).__name__}: {error}")
 
-    def _run(self, copy: SideCopy, failure: Failure, guard: StepGuard, *, trace: bool) -> Traced:
+    def _run(self, copy: SideCopy, failure: Failure, guard: StepGuard, *, trace: bool, stop_at: int | None) -> Traced:
         *earlier, guilty = failure.moments
         moments = [*earlier, guilty._replace(batch=copy_batch(guilty.batch))]
         set_buffers(copy.module, moments[0].buffers)
         modules = ModuleStack(copy.module)
         memory = Memory(_named(copy.module, moments[-1].batch), born=failure.born)
-        tracer = Tracer(modules, memory, guard)
+        tracer = Tracer(modules, memory, guard, stop_at=stop_at)
         observer = ReplayObserver(copy, failure)
         with guard, contextlib.ExitStack() as entered:
             if trace:
@@ -180,7 +198,14 @@ class ReplayObserver:
         if root is None:
             return Traced(reason="the bad value was made by code that PyTorch's dispatcher does not see")
         return Traced(
-            root, is_bad=True, loss_is_bad=bool(bad_losses), anomaly=tracer.anomaly, operations=tracer.operations
+            root,
+            is_bad=True,
+            loss_is_bad=bool(bad_losses),
+            losses=[spelled(float(loss)) for loss in bad_losses],
+            bad_gradients=len(gradients),
+            gradients=sum(parameter.grad is not None for parameter in self._parameters()),
+            anomaly=tracer.anomaly,
+            operations=tracer.operations,
         )
 
     @property
@@ -192,8 +217,10 @@ class ReplayObserver:
         return [loss for loss in self._losses if special_of(loss)]
 
     def _bad_gradients(self) -> list[Tensor]:
-        parameters = [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-        return [p.grad for p in parameters if p.grad is not None and special_of(p.grad)]
+        return [p.grad for p in self._parameters() if p.grad is not None and special_of(p.grad)]
+
+    def _parameters(self) -> list[Tensor]:
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
 
 def set_buffers(module: nn.Module, values: object) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from gradwatch.replica import bundle
 from gradwatch.sinks import console
 from gradwatch.sinks.event_log import EventLog
 from gradwatch.sinks.loggers import LoggerSink
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from gradwatch.engine.context import RunContext
     from gradwatch.engine.settings import LayerScalars
     from gradwatch.records import Event, Finding, Incident, RunEnd, RunStart
+    from gradwatch.replica.bundle import Bundle
 
 log = logging.getLogger("gradwatch")
 
@@ -24,13 +27,14 @@ MAX_INCIDENTS = 100
 class Reporter:
     """Hands records to the sinks of one run."""
 
-    def __init__(self, context: RunContext, *, layer_scalars: LayerScalars) -> None:
+    def __init__(self, context: RunContext, *, layer_scalars: LayerScalars, max_incident_bytes: int) -> None:
         self._dirpath = context.dirpath if context.write else None
         self._event_log = EventLog(context.dirpath, context.rank) if context.write else None
         self._sinks: list[Any] = [] if self._event_log is None else [self._event_log]
         if context.loggers:
             self._sinks.append(LoggerSink(context.loggers, layer_scalars=layer_scalars))
         self._incidents = 0
+        self._bytes_left = max_incident_bytes
         self._failed: set[str] = set()
 
     def start(self, event: RunStart) -> None:
@@ -55,16 +59,21 @@ class Reporter:
             except Exception as error:  # noqa: BLE001 - a broken logger is a warning, never the end of a run
                 self._warn_once(f"{type(sink).__name__} failed: {type(error).__name__}: {error}")
 
-    def incident(self, incident: Incident) -> str:
+    def incident(self, incident: Incident, make_bundle: Callable[[], Bundle] | None = None) -> str:
         """Write an incident to its own folder and to the event log; return the message for the user.
 
-        After ``MAX_INCIDENTS`` folders only the event log is written: a run that survives every incident must not
-        fill the disk.
+        After ``MAX_INCIDENTS`` folders only the event log is written, and all bundles together take no more than
+        ``max_incident_bytes``: a run that survives every incident must not fill the disk.
+
+        Args:
+            incident: what happened.
+            make_bundle: returns what a replay needs, where the step can be run again.
         """
         self._incidents += 1
         path = self._write_incident(incident) if self._incidents <= MAX_INCIDENTS else None
         self.write(incident)
-        return console.format_incident(incident, path)
+        replayable = path is not None and make_bundle is not None and self._write_bundle(path, make_bundle)
+        return console.format_incident(incident, path, replayable=replayable)
 
     def finding(self, finding: Finding) -> None:
         """Write a finding to the event log and say it."""
@@ -86,6 +95,16 @@ class Reporter:
         except Exception as error:  # noqa: BLE001 - as in write
             self._warn_once(f"the incident could not be written: {type(error).__name__}: {error}")
             return None
+
+    def _write_bundle(self, path: Path, make_bundle: Callable[[], Bundle]) -> bool:
+        """Save what a replay needs; return whether the weights are in it."""
+        try:
+            bundle.save(path, make_bundle(), max_bytes=max(0, self._bytes_left))
+            self._bytes_left -= sum(file.stat().st_size for file in path.iterdir())
+            return (path / bundle.WEIGHTS).exists()
+        except Exception as error:  # noqa: BLE001 - as in write
+            self._warn_once(f"what a replay needs could not be saved: {type(error).__name__}: {error}")
+            return False
 
     def _warn_once(self, message: str) -> None:
         if message not in self._failed:

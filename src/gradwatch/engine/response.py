@@ -11,6 +11,7 @@ from gradwatch.capture.scaling import leave_to_scaler
 from gradwatch.diagnosis.dynamics import growth
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.engine.evidence_gathering import evidence_of_batch, evidence_of_state, evidence_of_step, size_of
+from gradwatch.engine.incident_bundle import bundle_of
 from gradwatch.engine.incidents import build_incident
 from gradwatch.engine.policy import Decision, decide, decide_on_state
 from gradwatch.engine.replay import Failure, Replayer
@@ -19,7 +20,7 @@ from gradwatch.engine.step_runner import Moment
 from gradwatch.errors import NonFiniteError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from gradwatch.capture.gradients import Gradients
     from gradwatch.capture.history import History
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from gradwatch.engine.reporter import Reporter
     from gradwatch.engine.settings import Settings
     from gradwatch.engine.watched import Watched
+    from gradwatch.replica.bundle import Bundle
 
 log = logging.getLogger("gradwatch")
 
@@ -114,10 +116,12 @@ class Responder:
         guilty = bad.window.first_bad()
         step, history = bad.position.step, self._watched.histories[bad.group.index]
         evidence = self._evidence(bad, guilty)
-        traced = self._trace(bad, guilty, frozenset(evidence.parameters + evidence.buffers))
-        evidence = replace(evidence, traced=traced, growth=_growth_before(step, history))
+        failure = self._failure(bad, guilty)._replace(born=frozenset(evidence.parameters + evidence.buffers))
+        traced = self._trace(bad, failure)
+        finite_at, self._watched.scanned_at = self._watched.scanned_at, step
+        evidence = replace(evidence, traced=traced, growth=_growth_before(step, history), finite_at=finite_at)
         position = self._birth(evidence, guilty.position._replace(step=step), before=step)
-        self._report(evidence, decision, position, batch=bad.window.micro_batches[-1].position)
+        self._report(evidence, decision, position, batch=bad.window.micro_batches[-1].position, failure=failure)
 
     def report_state(self, births: Sequence[Birth], position: Position, *, together: bool) -> None:
         """Tell what a scan has found; ``together``: all ranks are here.
@@ -128,7 +132,7 @@ class Responder:
             return
         evidence = evidence_of_state(births, self._watched.groups, self._watched.histories)
         grown = [_growth_before(position.step + 1, history) for history in self._watched.histories]
-        evidence = replace(evidence, growth=next(filter(None, grown), None))
+        evidence = replace(evidence, growth=next(filter(None, grown), None), finite_at=self._watched.scanned_at)
         decision = decide_on_state(self._settings.on_nonfinite)
         self._report(evidence, decision, self._birth(evidence, position), batch=None, together=together)
 
@@ -139,15 +143,21 @@ class Responder:
             return False
         return replayer.is_bad(self._failure(bad, bad.window.first_bad())._replace(loss_scale=1.0))
 
-    def _trace(self, bad: BadStep, guilty: MicroBatch[Position], born: frozenset[str]) -> Traced | None:
+    def _trace(self, bad: BadStep, failure: Failure) -> Traced | None:
         """Run the step again; all ranks come here together, and leave together."""
         replayer = self._replayer()
         if replayer is None:
             return None
-        traced = replayer.trace(self._failure(bad, guilty)._replace(born=born))
+        traced = replayer.trace(failure)
         if self._context.world_size > 1 and self._context.agree(int(not traced.communicates)) == 0:
             traced = replayer.trace_together(self._failure(bad, bad.window.micro_batches[-1]))
         return traced
+
+    def _bundle_maker(self, failure: Failure | None) -> Callable[[], Bundle] | None:
+        runner, watched = self._context.runner, self._watched
+        if failure is None or runner is None:
+            return None
+        return lambda: bundle_of(watched.module, watched.optimizers, failure, runner)
 
     def _replayer(self) -> Replayer | None:
         runner = self._context.runner
@@ -204,6 +214,7 @@ class Responder:
         position: Position,
         *,
         batch: Position | None,
+        failure: Failure | None = None,
         together: bool = True,
     ) -> None:
         """Write the incident and end the run if that was decided: one incident a batch, whatever follows from it."""
@@ -216,7 +227,7 @@ class Responder:
         self._reported = batch
         self._counters.incidents += 1
         incident = build_incident(evidence, decision, position, self._context, ranks)
-        message = self._reporter.incident(incident)
+        message = self._reporter.incident(incident, self._bundle_maker(failure) if incident.rank in ranks else None)
         if decision.raises:
             self._anomaly.end_batch()  # a hand-written loop may not come to the end of its batch
             raise NonFiniteError(message, incident)

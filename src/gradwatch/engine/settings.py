@@ -30,6 +30,7 @@ class Settings:
     on_nonfinite: str = "raise"
     max_skips: int = 10
     anomaly_steps: int = 100
+    max_incident_bytes: int = 2 * 2**30
     gradient_check_every_n_steps: int | str | None = "auto"
     detectors: Any = "default"
 
@@ -42,6 +43,7 @@ class Settings:
         _check_choice("on_nonfinite", self.on_nonfinite, ON_NONFINITE)
         _check_count("max_skips", self.max_skips, at_least=0)
         _check_count("anomaly_steps", self.anomaly_steps, at_least=0)
+        _check_count("max_incident_bytes", self.max_incident_bytes, at_least=0)
         if self.gradient_check_every_n_steps != "auto":
             _check_optional_count("gradient_check_every_n_steps", self.gradient_check_every_n_steps, also="'auto'")
         _check_detectors(self.detectors)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -38,6 +38,9 @@ class StepRunner(Protocol):
     def replaced(self) -> Mapping[int, object]:
         """Return what the copy refers to in place of an object that is not copied, by ``id``."""
 
+    def facts(self, module: nn.Module) -> dict[str, Any]:
+        """Return, in plain values, what it takes to rebuild module and runner in another process."""
+
     def __call__(
         self, copy: SideCopy, moment: Moment, observer: Observer, *, loss_scale: float, with_step: bool
     ) -> None:
@@ -54,6 +57,10 @@ class LossFunctionRunner:
         """Nothing needs a stand-in."""
         return {}
 
+    def facts(self, module: nn.Module) -> dict[str, Any]:
+        """Return where class and loss function can be imported from."""
+        return {"kind": "function", "module": import_path(type(module)), "function": import_path(self._loss_function)}
+
     def __call__(
         self, copy: SideCopy, moment: Moment, observer: Observer, *, loss_scale: float, with_step: bool
     ) -> None:
@@ -63,3 +70,9 @@ class LossFunctionRunner:
         (loss * loss_scale if loss_scale != 1.0 else loss).backward()  # type: ignore[no-untyped-call]
         if with_step:
             observer.step(0)
+
+
+def import_path(thing: Any) -> str:
+    """Return ``package.module:Qualified.name``; with ``<locals>`` or ``<lambda>`` in it nothing can be imported."""
+    cls = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{cls.__module__}:{cls.__qualname__}"

@@ -28,6 +28,7 @@ class Watched:
         groups: the parameters of each optimizer, in the optimizers' order.
         histories: the last steps of each optimizer, likewise.
         scanner: knows which weights, buffers and optimizer state were non-finite when last looked at.
+        scanned_at: the step of the last look.
         buffers: keeps the buffers' values from before each micro-batch.
         batches: keeps the batches themselves, as copies where a step writes into them.
         random: keeps the random states from before each micro-batch.
@@ -41,6 +42,7 @@ class Watched:
         self.random = RandomTracker(module)
         self.optimizers = list(optimizers)
         self._granularity = granularity
+        self.scanned_at: int | None = None
         self.regroup()
 
     def regroup(self) -> None:

@@ -65,6 +65,8 @@ class MonitorHooks:
         on_nonfinite: ``"raise"``, ``"stop"``, ``"skip"`` (drop the update, keep training) or ``"warn"``.
         max_skips: consecutive skips after which ``"skip"`` raises.
         anomaly_steps: after an incident that training survives: for how many steps anomaly mode stays on.
+        max_incident_bytes: what all incidents of a run may take on disk for ``gradwatch replay``; beyond it weights are
+            left out.
         gradient_check_every_n_steps: how often gradients are spot-checked.
         detectors: ``"default"``, or a list.
 
@@ -84,6 +86,7 @@ class MonitorHooks:
         on_nonfinite: str = "raise",
         max_skips: int = 10,
         anomaly_steps: int = 100,
+        max_incident_bytes: int = 2 * 2**30,
         gradient_check_every_n_steps: int | str | None = "auto",
         detectors: Any = "default",
     ) -> None:
@@ -97,6 +100,7 @@ class MonitorHooks:
             on_nonfinite=on_nonfinite,
             max_skips=max_skips,
             anomaly_steps=anomaly_steps,
+            max_incident_bytes=max_incident_bytes,
             gradient_check_every_n_steps=gradient_check_every_n_steps,
             detectors=detectors,
         )

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from gradwatch.capture.rollback import evaluates_again
+from gradwatch.engine.step_runner import import_path
 from gradwatch.integrations.stand_ins import OptimizerStandIn, SchedulerStandIn, TrainerStandIn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from torch import nn
     from torch.optim import Optimizer
 
     from gradwatch.engine.step_runner import Moment, Observer
@@ -31,7 +33,7 @@ class LightningStep:
 
     def __init__(self, trainer: Any, overrides: dict[str, Any] | None = None) -> None:
         self._trainer = trainer
-        package = type(trainer).__module__.split(".")[0]
+        package = self._package = type(trainer).__module__.split(".")[0]
         loggers = import_module(
             "lightning.pytorch.loggers.logger" if package == "lightning" else f"{package}.loggers.logger"
         )
@@ -40,6 +42,24 @@ class LightningStep:
     def replaced(self) -> Mapping[int, object]:
         """Return the stand-in for the trainer."""
         return {id(self._trainer): self._stand_in}
+
+    def facts(self, module: nn.Module) -> dict[str, Any]:
+        """Return class, hyperparameters and the trainer's settings that a step depends on."""
+        trainer = self._stand_in
+        return {
+            "kind": "lightning",
+            "package": self._package,
+            "module": import_path(type(module)),
+            "file": _file_of(type(module)),
+            "hyperparameters": dict(getattr(module, "hparams_initial", None) or {}),
+            "precision": str(trainer.precision),
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "current_epoch": trainer.current_epoch,
+            "global_step": trainer.global_step,
+            "global_rank": trainer.global_rank,
+            "local_rank": trainer.local_rank,
+            "world_size": trainer.world_size,
+        }
 
     def __call__(
         self, copy: SideCopy, moment: Moment, observer: Observer, *, loss_scale: float, with_step: bool
@@ -127,6 +147,13 @@ class _Run:
                 for parameter in group["params"]:
                     if parameter.grad is not None:
                         parameter.grad.div_(self._loss_scale)
+
+
+def _file_of(cls: type) -> str | None:
+    try:
+        return inspect.getsourcefile(cls)
+    except (TypeError, OSError):  # a notebook, or a class made by hand
+        return None
 
 
 def _as_lightning_returns(items: list[Any]) -> Any:

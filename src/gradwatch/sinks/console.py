@@ -5,6 +5,7 @@ Names, paths and source lines are data: characters that a terminal would act upo
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -54,12 +55,13 @@ def format_start(run: RunStart, dirpath: str | os.PathLike[str] | None = None) -
     return lines
 
 
-def format_incident(incident: Incident, path: str | os.PathLike[str] | None) -> str:
+def format_incident(incident: Incident, path: str | os.PathLike[str] | None, *, replayable: bool = False) -> str:
     """Return an incident as a text that fits on a screen.
 
     Args:
         incident: what happened.
         path: its directory, or None if there is none.
+        replayable: whether that holds what ``gradwatch replay`` needs.
     """
     source = incident.origin.source
     lines = [
@@ -75,6 +77,8 @@ def format_incident(incident: Incident, path: str | os.PathLike[str] | None) -> 
     lines += _entry("advice", incident.advice)
     if path is not None:
         lines.append(_label("files") + _clean(path))
+    if replayable:
+        lines.append(_label("replay") + f"gradwatch replay {shlex.quote(_clean(path))}")
     return "\n".join(lines)
 
 

@@ -83,7 +83,7 @@ DERIVATIVES = (
         ops(""),
         _is_custom,
         lambda b: (
-            f"The backward of the custom Function {b.op} made it{at(b)}: from {_sizes(b) or 'finite values'} its own"
+            f"The backward of the custom Function {b.op} made it{at(b)}: out of {_sizes(b) or 'finite numbers'} its own"
             " code computed a non-finite gradient."
         ),
         "Read that backward for a division, log or root at the edge of its domain, and guard it with clamp or eps as in"

@@ -1,0 +1,138 @@
+"""``gradwatch replay``: the failing step of an incident once more, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import pdb  # noqa: T100 - the option --pdb
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from gradwatch.diagnosis.evidence import Evidence
+from gradwatch.diagnosis.memory import Leaf
+from gradwatch.diagnosis.trace import StopAtBirth
+from gradwatch.engine.evidence_gathering import size_of
+from gradwatch.engine.incident_bundle import failure_of
+from gradwatch.engine.incidents import retold
+from gradwatch.engine.replay import Replayer
+from gradwatch.integrations.rebuild import RebuildError, rebuild
+from gradwatch.replica.batches import copy_batch
+from gradwatch.replica.bundle import load
+from gradwatch.serialization import load_incident
+from gradwatch.sinks.console import format_incident
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from gradwatch.diagnosis.verdict import Traced
+    from gradwatch.engine.replay import Failure
+    from gradwatch.records import Incident, Origin
+
+
+def replay(console: Console, directory: Path, *, factory: str | None, device: str | None, debug: bool) -> bool:
+    """Replay an incident and print the verdict; return whether it is the recorded one.
+
+    Args:
+        console: where to print.
+        directory: the incident's folder.
+        factory: ``package.module:function`` that returns the module.
+        device: where to run; the CPU by default.
+        debug: stop at the birth in the debugger.
+
+    Raises:
+        ValueError: the folder cannot be read, or the module not be rebuilt; the message is one line.
+        OSError: likewise.
+    """
+    warnings.simplefilter("ignore")
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - as `python -m` does: the user's modules are there
+    incident, bundle = load_incident(directory), load(directory)
+    for note in bundle.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
+    target = _device(device)
+    rebuilt = rebuild(bundle, factory=factory, device=target)
+    failure = failure_of(bundle)
+    failure = failure._replace(moments=[m._replace(batch=copy_batch(m.batch, to=target)) for m in failure.moments])
+    replayer = Replayer(rebuilt.module, rebuilt.optimizers, rebuilt.runner)
+    traced = replayer.trace(failure)
+    if traced.root is None:
+        console.print(_why_not(traced, incident), markup=False, soft_wrap=True)
+        return False
+    again = _told_again(incident, traced, failure)
+    console.print(format_incident(again, None), markup=False, soft_wrap=True)
+    same = _is_same(incident.origin, again.origin)
+    verdict = "The verdict is the one recorded." if same else f"Recorded was: {_short(incident.origin)}"
+    console.print(verdict, markup=False, soft_wrap=True)
+    if debug:
+        _debug(console, replayer, failure, traced)
+    return same
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or "cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise RebuildError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _told_again(incident: Incident, traced: Traced, failure: Failure) -> Incident:
+    """Return the incident with what this replay has found."""
+    evidence = Evidence(
+        optimizer=incident.affected if incident.origin.phase == "optimizer" else [],
+        losses=list(traced.losses),
+        gradients=[""] * traced.bad_gradients,
+        gradients_read=traced.gradients,
+        traced=traced,
+        batch_size=size_of(failure.moments[-1].batch),
+    )
+    return retold(incident, evidence)
+
+
+def _is_same(recorded: Origin, found: Origin) -> bool:
+    """Compare what does not depend on the machine: a file may lie elsewhere."""
+    return _place(recorded) == _place(found)
+
+
+def _place(origin: Origin) -> tuple[object, ...]:
+    source = origin.source
+    line = None if source is None else (source.line, source.function, source.code)
+    return (origin.phase, origin.op, origin.module, origin.tensor if origin.op is None else None, line)
+
+
+def _short(origin: Origin) -> str:
+    source = origin.source
+    where = f" at {source.file}:{source.line}" if source else ""
+    return f"{origin.phase} {origin.op or origin.tensor or ''} in {origin.module!r}{where}"
+
+
+def _why_not(traced: Traced, incident: Incident) -> str:
+    if traced.reason is not None:
+        return f"The step could not be replayed: {traced.reason}."
+    recorded = "" if incident.reproduced else " It did not in the run either."
+    return (
+        "The step came out finite, twice: what went wrong does not follow from batch, weights and random states alone"
+        f" (another device, library version, a race, or a side effect outside the step).{recorded}"
+    )
+
+
+def _debug(console: Console, replayer: Replayer, failure: Failure, traced: Traced) -> None:
+    root = traced.root
+    if root is None or isinstance(root, Leaf):
+        console.print("The value was there before the step: there is no operation to stop at.", markup=False)
+        return
+    try:
+        replayer.stop_at(failure, root.index)
+    except StopAtBirth as stopped:
+        console.print(
+            f"Stopped at {root.identity.op}. Here are `inputs` and `output`; `up` leads to your own line.", markup=False
+        )
+        debugger = pdb.Pdb()
+        debugger.reset()
+        debugger.interaction(None, stopped.__traceback__)
+    else:
+        console.print("The operation was not reached again.", markup=False)
