@@ -82,3 +82,12 @@ def test_zero_is_an_extreme_too() -> None:
     history.add(row(5, loss=0.0, grad_norm=0.0))
     window = history.close_window()
     assert (window.grad_norm_max, window.grad_norm_max_step, window.loss_max) == (0.0, 5, 0.0)
+
+
+def test_a_row_keeps_where_it_stands_and_its_learning_rates() -> None:
+    """An incident of the next batch names the step at which the optimizer made the value, and what it did there."""
+    history = History()
+    history.add(StepRow(7, 2, 13, 1.0, 1.0, 1.0, np.ones(2), (0.1, 0.01)))
+    [kept] = history.rows
+    assert (kept.step, kept.epoch, kept.batch_idx, kept.lr) == (7, 2, 13, (0.1, 0.01))
+    assert row(1).lr == ()

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradwatch.capture.scaling import leave_to_scaler, scale_of, unscales_itself, will_skip
+from gradwatch.capture.scaling import (
+    SETTLED_STEPS,
+    ScaleTrend,
+    leave_to_scaler,
+    scale_of,
+    unscales_itself,
+    will_skip,
+)
 
 
 def setup(*, fused: bool = False, scale: float = 1024.0) -> tuple[nn.Parameter, torch.optim.Optimizer, Any]:
@@ -80,3 +87,77 @@ def test_a_dropped_update_moves_nothing_and_raises_nothing(factor: float, *, fus
 def test_a_fused_optimizer_without_gradients_cannot_be_left_to_the_scaler() -> None:
     _, optimizer, scaler = setup(fused=True)
     assert not leave_to_scaler(scaler, optimizer, [], finite=True)
+
+
+# -- a loss scale that falls -----------------------------------------------------------------------------------------
+
+
+def settled(scale: float, steps: int = SETTLED_STEPS) -> ScaleTrend:
+    trend = ScaleTrend()
+    for _ in range(steps):
+        trend.good_step(scale)
+    return trend
+
+
+def falls(trend: ScaleTrend, scale: float, halvings: int) -> list[int]:
+    """After how many halvings from ``scale`` an alarm was given."""
+    return [n for n in range(halvings) if trend.overflow(scale / 2**n)]
+
+
+@pytest.mark.parametrize("start", [2.0**16, 2.0**24, 1e30])
+def test_a_scale_that_looks_for_its_level_gives_no_alarm_from_however_far(start: float) -> None:
+    assert falls(ScaleTrend(), start, 120) == []
+
+
+def test_a_scale_that_falls_after_it_held_gives_one_alarm() -> None:
+    assert falls(settled(1024.0), 1024.0, 30) == [6]
+
+
+def test_fewer_halvings_are_a_correction() -> None:
+    assert falls(settled(1024.0), 1024.0, 6) == []
+
+
+def test_a_scale_that_held_for_too_few_steps_has_no_level() -> None:
+    assert falls(settled(1024.0, SETTLED_STEPS - 1), 1024.0, 30) == []
+    assert falls(settled(1024.0, SETTLED_STEPS), 1024.0, 30) == [6]
+
+
+def test_an_overflow_ends_the_streak_of_good_steps() -> None:
+    trend = settled(1024.0, SETTLED_STEPS - 1)
+    assert not trend.overflow(512.0)
+    for _ in range(SETTLED_STEPS - 1):
+        trend.good_step(512.0)
+    assert falls(trend, 512.0, 30) == []
+
+
+def test_good_steps_between_the_halvings_do_not_hide_the_fall() -> None:
+    trend, scale, alarms = settled(1024.0), 1024.0, []
+    for _ in range(12):
+        alarms.append(trend.overflow(scale))
+        scale /= 2
+        for _ in range(SETTLED_STEPS - 1):
+            trend.good_step(scale)
+    assert alarms.index(True) == 6
+    assert sum(alarms) == 1
+
+
+def test_a_scale_that_holds_again_and_falls_again_gives_a_second_alarm() -> None:
+    trend = settled(1024.0)
+    assert falls(trend, 1024.0, 10) == [6]
+    for _ in range(SETTLED_STEPS):
+        trend.good_step(2.0)
+    assert falls(trend, 2.0, 10) == [6]
+
+
+def test_growth_raises_the_level_from_which_a_fall_is_counted() -> None:
+    trend = settled(1024.0)
+    for _ in range(SETTLED_STEPS):
+        trend.good_step(4096.0)
+    assert falls(trend, 4096.0, 10) == [6]
+
+
+def test_a_step_without_a_scale_sets_no_level() -> None:
+    trend = ScaleTrend()
+    for _ in range(2 * SETTLED_STEPS):
+        trend.good_step(None)
+    assert falls(trend, 1024.0, 30) == []

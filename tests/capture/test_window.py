@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gradwatch.capture.window import MAX_LOSSES, MAX_MICRO_BATCHES, LossMeter, StepWindow
+from gradwatch.replica import randomness
 
 
 def loss(value: float) -> Tensor:
@@ -239,3 +240,12 @@ def test_an_optimizer_that_never_steps_costs_a_bounded_amount() -> None:
         meter.add([float(value)])
         meter.take(0)
     assert meter.take(1) == pytest.approx(1.5 * MAX_LOSSES - 0.5)
+
+
+def test_every_micro_batch_keeps_the_random_state_from_before_it() -> None:
+    window: StepWindow[int] = StepWindow()
+    states = [randomness.capture(), None, randomness.capture()]
+    for batch, state in enumerate(states):
+        window.begin(batch, batch, state)
+        window.observe(loss(1.0))
+    assert all(m.random_state is state for m, state in zip(window.micro_batches, states, strict=True))

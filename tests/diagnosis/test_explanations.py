@@ -96,8 +96,8 @@ def test_advice_says_what_to_change(evidence: Evidence, words: list[str]) -> Non
 def test_a_rank_that_only_hears_of_it_blames_nothing_of_its_own(ranks: list[int], where: str) -> None:
     text = explain_from_afar(ranks)
     assert text.explanation == (
-        f"The non-finite value was born on {where}. Here only gradients can be bad, by the all-reduce between the"
-        " ranks; this rank takes the same decision."
+        f"The non-finite value was born on {where}. Here loss or gradients can be bad only by what the ranks"
+        " exchange, as in the all-reduce of the gradients; this rank takes the same decision."
     )
     assert text.advice == f"Look at the incident that {where} wrote at this step."
 

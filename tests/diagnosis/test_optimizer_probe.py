@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from gradwatch.diagnosis.optimizer_probe import makes_nonfinite
+from gradwatch.diagnosis.optimizer_probe import spoiling_update
 
 
 def parameter(dtype: torch.dtype = torch.float32, size: int = 5) -> nn.Parameter:
@@ -67,7 +67,7 @@ def test_a_healthy_optimizer_is_never_blamed(name: str, value: float, steps: int
     if name not in ("LBFGS", "SparseAdam"):
         taken = run(optimizer, weight, steps=steps) if steps else 0.5
     spoil(weight, value)
-    assert not makes_nonfinite(optimizer, weight, taken if norm == "own" else float(norm))
+    assert not spoiling_update(optimizer, weight, taken if norm == "own" else float(norm))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -77,7 +77,7 @@ def test_a_healthy_optimizer_is_not_blamed_in_other_dtypes(name: str, dtype: tor
     optimizer = HEALTHY[name]([weight])
     norm = run(optimizer, weight)
     spoil(weight)
-    assert not makes_nonfinite(optimizer, weight, norm)
+    assert not spoiling_update(optimizer, weight, norm)
 
 
 def test_adam_in_float16_loses_its_eps() -> None:
@@ -86,7 +86,7 @@ def test_adam_in_float16_loses_its_eps() -> None:
     optimizer = torch.optim.Adam([weight], lr=1e-3)
     norm = run(optimizer, weight, steps=1, scale=1e-4)
     assert not bool(weight.isfinite().all())
-    assert makes_nonfinite(optimizer, weight, norm)
+    assert spoiling_update(optimizer, weight, norm)
 
 
 def test_adam_with_eps_of_zero_divides_by_zero() -> None:
@@ -95,7 +95,7 @@ def test_adam_with_eps_of_zero_divides_by_zero() -> None:
     weight.grad = torch.zeros_like(weight)
     optimizer.step()
     assert bool(weight.isnan().all())
-    assert makes_nonfinite(optimizer, weight, 0.0)
+    assert spoiling_update(optimizer, weight, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_rate_that_overflows(kind: Any, lr: float) -> None:
     weight = parameter()
     optimizer = kind([weight], lr=0.1)
     optimizer.param_groups[0]["lr"] = lr  # as a schedule sets it: the constructor would refuse
-    assert makes_nonfinite(optimizer, weight, 1e3)
+    assert spoiling_update(optimizer, weight, 1e3)
 
 
 def test_a_moment_that_is_infinite() -> None:
@@ -120,15 +120,15 @@ def test_a_moment_that_is_infinite() -> None:
     optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
     norm = run(optimizer, weight)
     spoil(optimizer.state[weight]["momentum_buffer"], math.inf)
-    assert makes_nonfinite(optimizer, weight, norm)
+    assert spoiling_update(optimizer, weight, norm)
 
 
 def test_only_the_group_of_the_weight_counts() -> None:
     weight, other = parameter(), parameter()
     groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [other], "lr": math.inf}]
     optimizer = torch.optim.SGD(groups, lr=0.1)
-    assert not makes_nonfinite(optimizer, weight, 1.0)
-    assert makes_nonfinite(optimizer, other, 1.0)
+    assert not spoiling_update(optimizer, weight, 1.0)
+    assert spoiling_update(optimizer, other, 1.0)
 
 
 # -- what it must leave alone ----------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_the_users_optimizer_is_untouched(name: str) -> None:
     spoil(weight)
     before = copy.deepcopy((optimizer.state_dict(), weight, other, weight.grad, other.grad))
     generator = torch.get_rng_state()
-    makes_nonfinite(optimizer, weight, norm)
+    spoiling_update(optimizer, weight, norm)
     assert [[id(p) for p in group["params"]] for group in optimizer.param_groups] == [[id(weight)], [id(other)]]
     after = copy.deepcopy((optimizer.state_dict(), weight, other, weight.grad, other.grad))
     assert torch.equal(generator, torch.get_rng_state())
@@ -164,7 +164,7 @@ def test_no_hook_runs_neither_the_optimizers_nor_the_global_ones() -> None:
     ]
     try:
         spoil(weight)
-        makes_nonfinite(optimizer, weight, norm)
+        spoiling_update(optimizer, weight, norm)
         assert calls == []
         weight.grad = torch.ones(5)
         optimizer.step()
@@ -182,7 +182,7 @@ def test_a_scheduler_does_not_take_it_for_a_step() -> None:
     step = optimizer.step
     spoil(weight)
     before = (scheduler.last_epoch, scheduler.get_last_lr())
-    makes_nonfinite(optimizer, weight, 1.0)
+    spoiling_update(optimizer, weight, 1.0)
     assert (scheduler.last_epoch, scheduler.get_last_lr()) == before
     assert not hasattr(optimizer, "_opt_called") or not optimizer._opt_called
     assert optimizer.step == step
@@ -211,17 +211,17 @@ def test_an_optimizer_that_cannot_be_copied_is_no_evidence(kind: Any) -> None:
     weight = parameter()
     optimizer = kind([weight])
     before = weight.detach().clone()
-    assert not makes_nonfinite(optimizer, weight, 1.0)
+    assert not spoiling_update(optimizer, weight, 1.0)
     assert torch.equal(before, weight)
 
 
 def test_a_dtype_that_cannot_be_repaired_is_no_evidence() -> None:
     weight = nn.Parameter(torch.ones(3).to(torch.float8_e4m3fn), requires_grad=False)
-    assert not makes_nonfinite(torch.optim.SGD([weight], lr=math.inf), weight, 1.0)
+    assert not spoiling_update(torch.optim.SGD([weight], lr=math.inf), weight, 1.0)
 
 
 def test_a_weight_that_the_optimizer_does_not_step_is_no_evidence() -> None:
-    assert not makes_nonfinite(torch.optim.SGD([parameter()], lr=math.inf), parameter(), 1.0)
+    assert not spoiling_update(torch.optim.SGD([parameter()], lr=math.inf), parameter(), 1.0)
 
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
@@ -231,6 +231,6 @@ def test_it_works_where_gradients_are_switched_off(off: Any) -> None:
     optimizer = torch.optim.Adam([weight])
     norm = run(optimizer, weight)
     with off():
-        assert not makes_nonfinite(optimizer, weight, norm)
+        assert not spoiling_update(optimizer, weight, norm)
         optimizer.param_groups[0]["lr"] = math.inf
-        assert makes_nonfinite(optimizer, weight, norm)
+        assert spoiling_update(optimizer, weight, norm)

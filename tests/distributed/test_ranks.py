@@ -3,67 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.distributed.launching import output, two_ranks
 from tests.distributed.ranks import BAD_BATCH, BAD_RANK, SCENARIOS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
 LIMIT = 55.0  # seconds for all scenarios together; they take about ten on two busy cores
 MODES = {"raise": "raised", "skip": "skipped", "stop": "stopped", "warn": "warned"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def start(rank: int, port: int, folder: Path) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "NODE_RANK": "0",
-        "LOCAL_RANK": str(rank),
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    with (folder / f"output.rank{rank}.txt").open("wb") as output:
-        command = [sys.executable, "-W", "ignore", "-m", "tests.distributed.ranks", str(folder)]
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Run every scenario in two processes; what they leave behind is what the tests look at."""
     place = tmp_path_factory.mktemp("ranks")
-    port = free_port()
-    processes = [start(rank, port, place) for rank in (0, 1)]
-    deadline = time.monotonic() + LIMIT
-    try:
-        for process in processes:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
+    with two_ranks("tests.distributed.ranks", place, limit=LIMIT):
         yield place
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
 
 
 def ranks(folder: Path, scenario: str) -> list[dict[str, Any]]:
@@ -71,8 +31,7 @@ def ranks(folder: Path, scenario: str) -> list[dict[str, Any]]:
     results = [folder / scenario / f"rank{rank}.json" for rank in (0, 1)]
     for rank, result in enumerate(results):
         if not result.exists():
-            output = (folder / f"output.rank{rank}.txt").read_text(errors="replace")
-            pytest.fail(f"rank {rank} has not come to the end of {scenario!r}:\n{output[-2000:]}")
+            pytest.fail(f"rank {rank} has not come to the end of {scenario!r}:\n{output(folder, rank)}")
     return [json.loads(result.read_text()) for result in results]
 
 

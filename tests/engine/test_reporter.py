@@ -3,15 +3,18 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import pytest
+import torch
+
 from gradwatch import load_events, load_incident
 from gradwatch.engine.context import RunContext
 from gradwatch.engine.reporter import MAX_INCIDENTS, Reporter
+from gradwatch.replica import randomness
+from gradwatch.replica.bundle import Bundle, load
 from tests.sinks.samples import finding, incident, run_end, run_start, step_record
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
 
 class ListLogger:
@@ -34,8 +37,16 @@ class Broken:
         raise OSError(message)
 
 
-def reporter(path: Path, **context: Any) -> Reporter:
-    return Reporter(RunContext(dirpath=str(path), **context), layer_scalars="auto", max_incident_bytes=2**20)
+def reporter(path: Path, *, max_incident_bytes: int = 2**20, **context: Any) -> Reporter:
+    return Reporter(
+        RunContext(dirpath=str(path), **context), layer_scalars="auto", max_incident_bytes=max_incident_bytes
+    )
+
+
+def bundle_of(weights: int = 100, batch: int = 1) -> Bundle:
+    """A bundle of so many numbers."""
+    state = randomness.as_dict(randomness.capture())
+    return Bundle({"weight": torch.ones(weights)}, {}, [torch.ones(batch)], [state], None, {})
 
 
 def test_events_go_to_the_log_and_scalars_to_the_loggers(tmp_path: Path) -> None:
@@ -116,3 +127,51 @@ def test_an_incident_that_cannot_be_written_still_has_its_message(
     assert "head.weight" in reporter(place).incident(incident())
     assert any("cannot be written" in message or "could not be written" in message for message in caplog.messages)
     assert place.read_text() == "in the way"
+
+
+def test_a_bundle_makes_the_incident_replayable(tmp_path: Path) -> None:
+    message = reporter(tmp_path).incident(incident(), bundle_of)
+    directory = tmp_path / "incidents" / "step=00000012-0"
+    assert f"gradwatch replay '{directory}'" in message or f"gradwatch replay {directory}" in message
+    assert load(directory).weights is not None
+
+
+@pytest.mark.parametrize(
+    ("limit", "batch", "note"),
+    [
+        (0, 1, "batches take 4 bytes, over the limit of 0: left out"),
+        (100, 1, "weights take 400 bytes, over the limit of 100: left out"),
+        (1000, 500, "batches take 2,000 bytes, over the limit of 1,000: left out"),
+    ],
+)
+def test_what_is_over_the_limit_is_left_out_and_there_is_no_replay(
+    limit: int, batch: int, note: str, tmp_path: Path
+) -> None:
+    out = reporter(tmp_path, max_incident_bytes=limit)
+    message = out.incident(incident(), lambda: bundle_of(batch=batch))
+    directory = tmp_path / "incidents" / "step=00000012-0"
+    assert str(directory) in message
+    assert "gradwatch replay" not in message
+    assert load_incident(directory) == incident()
+    back = load(directory)
+    assert (back.weights, back.notes) == (None, [note])
+
+
+def test_the_limit_is_for_all_incidents_together(tmp_path: Path) -> None:
+    out = reporter(tmp_path, max_incident_bytes=100_000)
+    replayable = ["gradwatch replay" in out.incident(incident(step=i), lambda: bundle_of(10_000)) for i in range(4)]
+    assert replayable == [True, True, False, False]
+    # What says why is small, and always there.
+    sizes = [sum(file.stat().st_size for file in path.iterdir()) for path in sorted((tmp_path / "incidents").iterdir())]
+    assert max(sizes[2:]) < 20_000
+
+
+def test_a_bundle_that_cannot_be_made_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> Bundle:
+        raise MemoryError
+
+    message = reporter(tmp_path).incident(incident(), fail)
+    assert "head.weight" in message
+    assert "gradwatch replay" not in message
+    assert load_incident(tmp_path / "incidents" / "step=00000012-0") == incident()
+    assert caplog.messages == ["gradwatch: what a replay needs could not be saved: MemoryError: . Training goes on."]

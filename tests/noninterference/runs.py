@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lightning.pytorch
 
-from tests.cases import Case, train
+from tests.cases import Case, Trained, train
 from tests.noninterference.fingerprint import Fingerprint, checkpoint_fingerprint, fingerprint
 
 if TYPE_CHECKING:
@@ -43,6 +43,11 @@ def run(
     trained = train(case, root, callbacks, package=package, **settings)
     if trained.error is not None:
         raise trained.error
+    return outcome_of(trained, root)
+
+
+def outcome_of(trained: Trained, root: Path) -> Outcome:
+    """Read a run that has ended, early or not, and what it wrote below ``root``."""
     found = fingerprint(trained.trainer, trained.module)
     trained.trainer.save_checkpoint(root / "end.ckpt")
     for path in sorted(root.rglob("*.ckpt")):

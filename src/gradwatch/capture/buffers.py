@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -9,6 +10,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from torch import Tensor, nn
 
 # Below this, keeping a copy is cheaper than finding out whether one is needed.
@@ -88,7 +91,8 @@ class BufferGuard:
             for slot, saved in self._kept(micro_batch):
                 tensor = slot.tensor
                 if tensor is not None and _alike(tensor, saved) and not tensor.is_inference():
-                    tensor.copy_(saved)
+                    with _unnoticed_by_autograd(tensor):
+                        tensor.copy_(saved)
                 else:
                     slot.module._buffers[slot.key] = saved.clone()  # noqa: SLF001 - as in Slot.tensor
 
@@ -161,6 +165,15 @@ class BufferGuard:
         if moved:
             self._watched = [entry for entry in self._watched if entry[0] not in moved]
             self._slots = self._slots + [slot for slot in moved if slot.tensor is not None]
+
+
+def _unnoticed_by_autograd(tensor: Tensor) -> AbstractContextManager[object]:
+    """Write without a new version: a graph of the same batch (the generator's, in a GAN) may have saved the buffer.
+
+    Batch normalisation itself updates its statistics in this way.
+    """
+    preserve = getattr(torch.autograd, "_unsafe_preserve_version_counter", None)
+    return nullcontext() if preserve is None else preserve(tensor)
 
 
 def _version(tensor: Tensor) -> int:

@@ -12,6 +12,7 @@ from gradwatch.records import Origin
 
 if TYPE_CHECKING:
     from gradwatch.diagnosis.dynamics import Growth
+    from gradwatch.diagnosis.optimizer_probe import Update
     from gradwatch.diagnosis.verdict import Traced
     from gradwatch.records import FirstSeen, Phase, TensorSummary
 
@@ -33,7 +34,7 @@ class Evidence:
     ``optimizer`` lists state tensors, and weights that the optimizer's last step has made so. ``traced`` is what a
     replay of the step has found, None without one; ``batch_size`` the extent of the batch's first dimension;
     ``growth`` how loss or gradient norm had risen before; ``finite_at`` the last step at which a scan has found
-    weights, buffers and optimizer state finite.
+    weights, buffers and optimizer state finite; ``update`` what the optimizer is known to have done.
     """
 
     optimizer: list[str] = field(default_factory=list)
@@ -47,13 +48,30 @@ class Evidence:
     batch_size: int | None = None
     growth: Growth | None = None
     finite_at: int | None = None
+    update: Update | None = None
 
     @property
     def is_local(self) -> bool:
         """Whether it was born on this rank: a gradient alone may have come from another by an all-reduce."""
-        if self.traced is not None and self.traced.root is not None:
-            return not self.traced.is_remote
-        return bool(self.optimizer or self.parameters or self.batch or self.buffers or self.losses)
+        traced = self.traced
+        if traced is not None and traced.root is not None:
+            return not traced.is_remote
+        own_losses = [] if traced is not None and traced.communicates else self.losses
+        return bool(self.optimizer or self.parameters or self.batch or self.buffers or own_losses)
+
+    @property
+    def suspicion(self) -> int:
+        """How much speaks for a birth on this rank; the rank for which most does has it.
+
+        A loss may have come from another rank by a collective, and so may a gradient, but a rank whose step could not
+        be run again is not cleared. What came in from another rank on every rank was born in the collective itself.
+        """
+        traced = self.traced
+        if self.is_local:
+            return 4
+        if traced is None or traced.root is None:
+            return 3 if self.losses else 2 if traced is not None and traced.reason is not None else 0
+        return 1
 
 
 def first_seen(evidence: Evidence) -> FirstSeen:
@@ -98,15 +116,26 @@ def origin_of(evidence: Evidence, ranks: list[int]) -> Origin:
     seen, traced = first_seen(evidence), evidence.traced
     if traced is not None and isinstance(traced.root, Leaf):
         origin = origin_of_leaf(traced.root, ranks, batch_size=evidence.batch_size)
-        return replace(origin, phase="optimizer") if seen == "optimizer" else origin
+        return _by_update(replace(origin, phase="optimizer"), evidence) if seen == "optimizer" else origin
     if traced is not None and isinstance(traced.root, Record):
         return origin_of_record(traced.root, ranks, loss_is_bad=traced.loss_is_bad, batch_size=evidence.batch_size)
     names = affected(evidence) if seen in ("parameter", "buffer") else []
     summary = evidence.batch[0] if seen == "batch" else None
-    return Origin(
+    origin = Origin(
         phase=PHASES[seen],
         tensor=summary[0] if summary else (names[0] if names else None),
         module=names[0].rpartition(".")[0] if names else None,
         ranks=ranks,
         inputs=[summary[1]] if summary else [],
     )
+    return _by_update(origin, evidence) if seen == "optimizer" else origin
+
+
+def _by_update(origin: Origin, evidence: Evidence) -> Origin:
+    """Name the operation of the update. Its numbers are not those of the step, whose gradient is gone."""
+    birth = evidence.update.birth if evidence.update else None
+    if birth is None:
+        return origin
+    place = birth.identity.place
+    source = place.source_line() if place else None
+    return replace(origin, op=birth.identity.op, transition=birth.transition, source=source)

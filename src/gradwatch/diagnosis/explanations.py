@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradwatch.diagnosis.evidence import Evidence
+    from gradwatch.diagnosis.trace import Record
     from gradwatch.records import TensorSummary
 
 NAMES_SHOWN = 3
@@ -46,18 +47,33 @@ def explain_from_afar(ranks: list[int]) -> Text:
     """Return explanation and advice for a rank on which nothing was born."""
     where = f"rank{'s' * (len(ranks) > 1)} {names([str(rank) for rank in ranks])}"
     return Text(
-        f"The non-finite value was born on {where}. Here only gradients can be bad, by the all-reduce between the"
-        " ranks; this rank takes the same decision.",
+        f"The non-finite value was born on {where}. Here loss or gradients can be bad only by what the ranks"
+        " exchange, as in the all-reduce of the gradients; this rank takes the same decision.",
         f"Look at the incident that {where} wrote at this step.",
     )
 
 
 def _optimizer(evidence: Evidence) -> Text:
     return Text(
-        f"The optimizer made {names(evidence.optimizer)} non-finite; loss and gradients of that step were finite.",
+        f"The optimizer made {names(evidence.optimizer)} non-finite; loss and gradients of that step were finite."
+        f"{_update(evidence)}",
         "Lower the learning rate or clip the gradients; keep Adam's moments in float32 (in float16 its eps of 1e-8"
         " rounds to zero), and never set eps to 0.",
     )
+
+
+def _update(evidence: Evidence) -> str:
+    """Say what a repetition of the update has shown."""
+    update = evidence.update
+    if update is None:
+        return ""
+    settings = ", ".join(f"{name} {value:g}" for name, value in update.settings.items())
+    made = f" its {update.birth.identity.op} gives {_made(update.birth)}" if update.birth else " the weights become so"
+    return f" Repeated with a gradient of the same norm, or of 0,{made} ({update.optimizer}, {settings})."
+
+
+def _made(birth: Record) -> str:
+    return "NaN" if birth.special.nan else "an infinity"
 
 
 def _parameter(evidence: Evidence) -> Text:
@@ -77,7 +93,8 @@ def _batch(evidence: Evidence) -> Text:
     first = f", the first at {leaf.bad_index}" if leaf is not None and leaf.bad_index else ""
     return Text(
         f"The batch itself is non-finite before the model sees it: {tensor}{more} has {counted(summary)}"
-        f" among {math.prod(summary.shape)} elements{first}, and the {_victim(evidence)} became non-finite with it.",
+        f" among {math.prod(summary.shape)} elements{first}, and the {_victim(evidence)} became non-finite with it."
+        f"{_not_run_again(evidence)}",
         "Find the sample and drop or repair it in the dataset. A division by a range or a standard deviation of zero"
         " during preprocessing is the usual source.",
     )
@@ -163,9 +180,16 @@ def _came_out_finite(evidence: Evidence) -> bool:
 def _untraced(evidence: Evidence) -> str:
     """Say why no operation is named."""
     if _came_out_finite(evidence):
-        return " Run again twice with the same weights, batch and random states, the step came out finite."
+        compiled = evidence.traced is not None and evidence.traced.compiled
+        eager = ", compiled parts run eagerly: a fused kernel may overflow where they do not" if compiled else ""
+        return f" Run again twice with the same weights, batch and random states, the step came out finite{eager}."
     reason = evidence.traced.reason if evidence.traced else None
     return f" The operation is not known: {reason}." if reason else ""
+
+
+def _not_run_again(evidence: Evidence) -> str:
+    reason = evidence.traced.reason if evidence.traced else None
+    return f" That is not proven by running the step again: {reason}." if reason else ""
 
 
 def names(items: list[str]) -> str:

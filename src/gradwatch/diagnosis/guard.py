@@ -11,7 +11,7 @@ from gradwatch.diagnosis.autograd_internals import storage_key
 from gradwatch.diagnosis.operations import operation, written
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from torch import Tensor
@@ -23,26 +23,44 @@ class CommunicationNeeded(RuntimeError):  # noqa: N818 - a reason to stop, no fa
     """The step talks to other ranks, which one rank alone must not repeat."""
 
 
+def refuse(name: str) -> None:
+    """What one rank alone does about a collective.
+
+    Raises:
+        CommunicationNeeded: always.
+    """
+    raise CommunicationNeeded(name)
+
+
 class StepGuard:
     """Looks at each operation before it runs, and takes back on exit what the step has done to others.
 
     Random generators that the step names explicitly are the user's own objects: they are rewound.
 
     Args:
-        may_communicate: let collectives run; otherwise the first one raises ``CommunicationNeeded``.
+        before_collective: called with the name of each collective that is about to run; raises to prevent it.
         shared: weights that belong to the training run as well; one that is written to gets its values back.
+
+    Attributes:
+        refused: why the first collective was prevented, if one was; the step may have gone on without it.
     """
 
-    def __init__(self, *, may_communicate: bool = False, shared: Sequence[Tensor] = ()) -> None:
-        self._may_communicate = may_communicate
-        self._shared = {storage_key(tensor): tensor.detach() for tensor in shared}
+    def __init__(self, *, before_collective: Callable[[str], None] = refuse, shared: Iterable[Tensor] = ()) -> None:
+        self.refused: Exception | None = None
+        self._before_collective = before_collective
+        self._shared: dict[int | None, Tensor] = {}
+        self.protect(shared)
         self._saved: dict[int | None, Tensor] = {}
         self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
 
+    def protect(self, shared: Iterable[Tensor]) -> None:
+        """Give these their values back on exit, if the step writes to them."""
+        self._shared.update({storage_key(tensor): tensor.detach() for tensor in shared})
+
     def before(self, what: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Look at an operation that is about to run."""
-        if what.collective and not self._may_communicate:
-            raise CommunicationNeeded(what.name)
+        if what.collective:
+            self._meet(what.name)
         generator = kwargs.get("generator")
         if isinstance(generator, torch.Generator) and id(generator) not in self._generators:
             self._generators[id(generator)] = (generator, generator.get_state())
@@ -51,6 +69,13 @@ class StepGuard:
                 key = storage_key(tensor)
                 if key in self._shared and key not in self._saved:
                     self._saved[key] = self._shared[key].clone()
+
+    def _meet(self, name: str) -> None:
+        try:
+            self._before_collective(name)
+        except Exception as error:
+            self.refused = self.refused or error
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import cmath
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
-from torch.linalg import vector_norm
 
 from gradwatch.diagnosis.autograd_internals import StorageAlive, dense, storage_key
 from gradwatch.diagnosis.summary import bad_rows, first_bad_index, summary_of
@@ -119,11 +120,11 @@ class Memory:
         if entry is None or not entry.alive():
             entry = self._entries[key] = _Entry(StorageAlive(tensor))
             self._prune()
-        begin, end = span(tensor)
-        entry.bad = [old for old in entry.bad if old.begin < begin or old.end > end]
         entry.made_by, entry.from_weights, entry.reserved_by = made_by, entry.from_weights or from_weights, None
-        if writer is not None:
-            entry.bad.append(_Written(begin, end, writer))
+        if entry.bad or writer is not None:
+            begin, end = span(tensor)
+            entry.bad = [old for old in entry.bad if old.begin < begin or old.end > end]
+            entry.bad += [] if writer is None else [_Written(begin, end, writer)]
 
     def reserve(self, tensors: Sequence[Tensor], record: Record) -> None:
         """Note memory that nothing has been written to yet."""
@@ -133,6 +134,8 @@ class Memory:
                 self._entries[key] = _Entry(StorageAlive(tensor), record.identity.op, reserved_by=record)
 
     def _read(self, tensor: Tensor, *, keep: bool) -> Read:
+        if _has_no_memory(tensor):
+            tensor = torch.zeros(tensor.shape, dtype=tensor.dtype, device=tensor.device)
         before = tensor.detach().clone() if keep else tensor
         if not can_be_nonfinite(tensor):
             return Read(tensor, before, FINITE, [], "")
@@ -184,7 +187,13 @@ def special_of(tensor: Tensor) -> Special:
 
 def can_be_nonfinite(tensor: Tensor) -> bool:
     """Whether the dtype has NaN or infinities, and the tensor has values."""
-    return (tensor.is_floating_point() or tensor.is_complex()) and tensor.device.type != "meta"
+    has_values = tensor.device.type != "meta" and not _has_no_memory(tensor)
+    return has_values and (tensor.is_floating_point() or tensor.is_complex())
+
+
+def _has_no_memory(tensor: Tensor) -> bool:
+    """Whether these are the zeros of forward-mode differentiation: to look into them ends the process."""
+    return bool(tensor._is_zerotensor())  # noqa: SLF001 - it has no public name
 
 
 def span(tensor: Tensor) -> tuple[int, int]:
@@ -198,9 +207,12 @@ def span(tensor: Tensor) -> tuple[int, int]:
 
 def _is_finite(tensor: Tensor) -> bool:
     try:
-        return bool(vector_norm(tensor, torch.inf).isfinite())
-    except (RuntimeError, NotImplementedError):  # 8-bit floats have no norm
-        return not bool(nonfinite_counts([tensor]).any())
+        # A sum keeps NaN and infinities, and costs a fraction of a maximum.
+        total = tensor.sum(dtype=torch.float32 if tensor.element_size() < 4 else None).item()  # noqa: PLR2004 - bytes
+    except (RuntimeError, NotImplementedError):  # 8-bit floats have no sum
+        total = math.nan
+    # A sum of finite numbers may overflow.
+    return cmath.isfinite(total) or not bool(nonfinite_counts([tensor]).any())
 
 
 def _whole_storage(tensor: Tensor) -> Tensor:

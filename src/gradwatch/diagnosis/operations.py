@@ -25,13 +25,15 @@ _COLLECTIVE_NAMESPACES = ("c10d", "_c10d_functional", "c10d_functional", "_c10d_
 class Operation(NamedTuple):
     """An operation as the trace needs it.
 
-    ``writes``: names or positions of the arguments that it changes in place. ``view``: its outputs share memory with
+    ``writes``: names or positions of the arguments that it changes in place; ``fills``: positions of those among them
+    whose values from before do not matter. ``view``: its outputs share memory with
     its inputs and nothing is computed. ``empty``: its output is uninitialised memory. ``pointwise``: element i of the
     output depends on element i of the inputs alone, after broadcasting.
     """
 
     name: str
     writes: tuple[tuple[int, str], ...]
+    fills: frozenset[int]
     view: bool
     empty: bool
     literal: bool
@@ -47,13 +49,15 @@ def operation(func: Any) -> Operation:
     writes = tuple(
         (position, argument.name)
         for position, argument in enumerate(schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
+        if (argument.alias_info is not None and argument.alias_info.is_write)
+        or (namespace == "c10d" and _is_result(argument.name, stem))
     )
     aliases = [result.alias_info for result in schema.returns]
     name = base_name(schema.name)
     return Operation(
         name=name,
         writes=writes,
+        fills=frozenset(p for p, argument in writes if namespace == "c10d" and argument.startswith("output")),
         view=bool(aliases) and all(alias is not None and not alias.is_write for alias in aliases),
         empty=stem.strip("_").startswith(("empty", "new_empty")),
         literal=name in _LITERAL,
@@ -62,9 +66,27 @@ def operation(func: Any) -> Operation:
     )
 
 
+def _is_result(argument: str, stem: str) -> bool:
+    """Whether a collective writes to an argument: the schemas of ``c10d`` do not say."""
+    return argument.startswith("output") or (argument == "tensors" and stem.endswith("_"))
+
+
+def inputs_in(what: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Return the tensors that the operation reads."""
+    return tensors_in([value for position, value in enumerate(args) if position not in what.fills], kwargs)
+
+
 def tensors_in(*values: Any) -> list[Tensor]:
     """Return the tensors among arguments, also in lists."""
-    return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(*value)
+        elif isinstance(value, dict) and value:
+            found += tensors_in(*value.values())
+    return found
 
 
 def written(what: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from gradwatch.diagnosis.guard import StepGuard
+from gradwatch.diagnosis.memory import Memory
+from gradwatch.diagnosis.module_stack import ModuleStack
+from gradwatch.diagnosis.slicing import first_birth
+from gradwatch.diagnosis.trace import Record, Tracer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,10 +22,18 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-def makes_nonfinite(
+class Update(NamedTuple):
+    """An update that made a finite weight non-finite: the optimizer, its settings, and the operation if it was seen."""
+
+    optimizer: str
+    settings: dict[str, Any]
+    birth: Record | None
+
+
+def spoiling_update(
     optimizer: Optimizer, parameter: nn.Parameter, gradient_norm: float, lr: Sequence[Any] = ()
-) -> bool:
-    """Return whether one more step of a copy of ``optimizer`` takes finite weights to NaN or inf.
+) -> Update | None:
+    """Return how one more step of a copy of ``optimizer`` takes finite weights to NaN or inf, None if it does not.
 
     The gradient of the step in question is gone by the time its weights are seen; a constant one of the same norm
     stands in for it, then one of zero, as rows have that the batch did not use. So this is evidence, not proof: a
@@ -34,18 +48,32 @@ def makes_nonfinite(
     """
     spread = gradient_norm / math.sqrt(max(1, parameter.numel())) if math.isfinite(gradient_norm) else 0.0
     try:
-        return any(_spoils(optimizer, parameter, gradient, lr) for gradient in (spread, 0.0))
+        for gradient in (spread, 0.0):
+            found = _spoiled(optimizer, parameter, gradient, lr)
+            if found is not None:
+                return found
     except Exception:  # noqa: BLE001 - any optimizer and dtype may be there; without a copy there is no evidence
-        return False
+        return None
+    return None
 
 
-def _spoils(optimizer: Optimizer, parameter: nn.Parameter, gradient: float, lr: Sequence[Any]) -> bool:
+def _spoiled(optimizer: Optimizer, parameter: nn.Parameter, gradient: float, lr: Sequence[Any]) -> Update | None:
     weight = nn.Parameter(torch.nan_to_num(parameter.detach(), nan=0.0, posinf=0.0, neginf=0.0))
     weight.grad = torch.full_like(weight, gradient)
     twin = _twin(optimizer, parameter, weight, lr)
-    with torch.enable_grad():
+    tracer = Tracer(ModuleStack(nn.Module()), Memory({("parameter", "weight"): weight}), StepGuard())
+    with torch.enable_grad(), tracer:
         _bare_step(optimizer)(twin)
-    return not bool(torch.isfinite(weight.detach()).all())
+    if bool(torch.isfinite(weight.detach()).all()):
+        return None
+    birth = first_birth(tracer.record_of(weight))
+    return Update(type(optimizer).__name__, _settings(twin), birth if isinstance(birth, Record) else None)
+
+
+def _settings(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the learning rate and what keeps a denominator from zero."""
+    group = optimizer.param_groups[0]
+    return {name: float(group[name]) for name in ("lr", "eps") if isinstance(group.get(name), (int, float, Tensor))}
 
 
 def _bare_step(optimizer: Optimizer) -> Any:

@@ -20,6 +20,8 @@ MAX_FRAMES = 400
 
 # What runs between the user's line and an operation. The demo's models are user code that happens to live here.
 _OWN = Path(__file__).resolve().parent.parent
+# Where a replay is started: what called it has nothing to do with the step.
+STARTERS = tuple(str(_OWN / part) + os.sep for part in ("engine", "integrations"))
 MACHINERY = tuple(str(_OWN / part) + os.sep for part in ("capture", "diagnosis", "engine", "integrations", "replica"))
 _FRAMEWORKS = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities", "torchmetrics")
 
@@ -40,6 +42,8 @@ class Place(NamedTuple):
 def user_place(*, in_backward: bool = False) -> Place | None:
     """Return the innermost frame of the user's own code, else of an installed package that is no framework.
 
+    The search ends where the replay was started.
+
     Args:
         in_backward: the autograd engine is running. The search then ends where it was called: what lies outside of
             that has started the pass, and is not what computes. There is no place unless a hook, a custom Function
@@ -48,7 +52,7 @@ def user_place(*, in_backward: bool = False) -> Place | None:
     fallback: Place | None = None
     for frame in _frames(sys._getframe(1)):  # noqa: SLF001 - inspect.stack reads every source file
         code = frame.f_code
-        if in_backward and code.co_name == "_engine_run_backward":
+        if code.co_filename.startswith(STARTERS) or (in_backward and code.co_name == "_engine_run_backward"):
             break
         kind = _kind(code.co_filename)
         if kind == "user":

@@ -13,9 +13,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradwatch.diagnosis import autograd_internals as internals
+from gradwatch.diagnosis.collectives import wait_for
 from gradwatch.diagnosis.memory import Leaf, Memory, Read, Special, is_mask, special_of
 from gradwatch.diagnosis.op_names import node_op_name
-from gradwatch.diagnosis.operations import literal_infinities, numbers_in, operation, tensors_in, written
+from gradwatch.diagnosis.operations import inputs_in, literal_infinities, numbers_in, operation, tensors_in, written
 from gradwatch.diagnosis.responsibility import Explanation, explain_output
 from gradwatch.diagnosis.rows import guilty_rows
 from gradwatch.diagnosis.source import Place, user_place
@@ -48,12 +49,24 @@ class Identity(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One operation at work: what it read, and the plain numbers among its arguments."""
+    """One operation at work."""
 
     what: Operation
     identity: Identity
     reads: list[Read]
-    numbers: list[float]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+
+    @property
+    def tensors(self) -> list[Read]:
+        """The inputs that are tensors to the user."""
+        return [read for read in self.reads if not read.is_number]
+
+    @property
+    def numbers(self) -> list[float]:
+        """The plain numbers among the arguments; some come wrapped into a tensor."""
+        wrapped = [float(read.before) for read in self.reads if read.is_number]
+        return numbers_in(self.args, self.kwargs) + wrapped
 
 
 @dataclass(slots=True, eq=False)
@@ -101,15 +114,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         operations: how many have run.
-        anomaly: what PyTorch's anomaly mode would have said of the first NaN in a backward pass.
+        anomaly_at: the operation whose derivative PyTorch's anomaly mode would blame: the first to return NaN.
     """
 
     def __init__(self, modules: ModuleStack, memory: Memory, guard: StepGuard, *, stop_at: int | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations = 0
-        self.anomaly: str | None = None
+        self.anomaly_at: int | None = None
         self._modules, self._memory, self._guard, self._stop_at = modules, memory, guard, stop_at
         self._by_node: dict[int, Identity] = {}
+        self._made_at: dict[int, int] = {}
         self._last_before = internals.newest_node_number()
 
     def __torch_dispatch__(
@@ -123,16 +137,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         identity = self._identify(what)
         if what.view:
             return func(*args, **kwargs)
-        reads = self._memory.read(tensors_in(args, kwargs), keep=bool(what.writes))
+        reads = self._memory.read(inputs_in(what, args, kwargs), keep=bool(what.writes))
         result = func(*args, **kwargs)
         outputs = tensors_in(result) + written(what, args, kwargs)
         if what.collective:
-            _wait_for(result)
+            wait_for(result)
         if what.empty:
             self._memory.reserve(outputs, Record(self.operations, identity, Special(), [], False, [], None))
         else:
-            numbers = numbers_in(args, kwargs) + [float(read.before) for read in reads if read.is_number]
-            self._note(Call(what, identity, [read for read in reads if not read.is_number], numbers), outputs)
+            self._note(Call(what, identity, reads, args, kwargs), outputs)
         if self.operations == self._stop_at:
             _stop(identity.op, [read.before for read in reads], result)
         return result
@@ -155,7 +168,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._memory.write(output, record if special else None, call.identity.op, from_weights=from_weights)
 
     def _record(self, call: Call, output: Tensor, special: Special) -> Record:
-        what, identity, reads, numbers = call
+        what, identity, reads, numbers = call.what, call.identity, call.tensors, call.numbers
         literals = literal_infinities(numbers) if what.literal or what.pointwise else (False, False)
         found = explain_output(output, special, reads, pointwise=what.pointwise, literals=literals)
         if found.is_birth and is_mask(output) and not any(read.from_weights for read in reads):
@@ -174,21 +187,22 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         if found.is_birth or found.context:
             self._look_closer(record, found, call, output)
-        if special.nan and identity.in_backward and self.anomaly is None:
-            self.anomaly = _anomaly_text(internals.current_node())
+        if special.nan and identity.in_backward and self.anomaly_at is None:
+            number = internals.node_number(internals.current_node())
+            self.anomaly_at = None if number is None else self._made_at.get(number)
         return record
 
     def _look_closer(self, record: Record, found: Explanation, call: Call, output: Tensor) -> None:
         """Take the numbers of a birth now: its tensors will be gone when the step has ended."""
         if found.context and not found.parents:
             return  # a mask being written down
-        floating = [read for read in call.reads if read.tensor.is_floating_point() or read.tensor.is_complex()]
+        floating = [read for read in call.tensors if read.tensor.is_floating_point() or read.tensor.is_complex()]
         shown = floating[:MAX_INPUTS]
         record.inputs = [summary_of(read.before) for read in shown]
         record.producers = [read.made_by for read in shown]
         record.output = summary_of(output)
         record.bad_index = first_bad_index(internals.dense(output))
-        record.bad_rows, record.rows = guilty_rows(call.identity.op, call.reads, internals.dense(output))
+        record.bad_rows, record.rows = guilty_rows(call.identity.op, call.tensors, internals.dense(output))
         record.numbers = call.numbers
 
     def _identify(self, what: Operation) -> Identity:
@@ -208,6 +222,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         number = internals.newest_node_number()
         if number is not None and number != self._last_before:
             self._by_node.setdefault(number, identity)
+            self._made_at.setdefault(number, self.operations)
 
     def _identify_in_backward(self, node: Any, what: Operation) -> Identity:
         number = internals.node_number(node)
@@ -243,19 +258,3 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _stop(op: str, inputs: list[Tensor], output: Any) -> None:
     """Where the debugger stops: the tensors are this function's arguments."""
     raise StopAtBirth(op, inputs, output)
-
-
-def _anomaly_text(node: Any) -> str | None:
-    if node is None:
-        return None
-    head = f"Function '{node.name().rpartition('::')[2]}' returned nan values."
-    traceback = internals.forward_traceback(node)
-    return f"{head} Traceback of the forward call that made it:\n{traceback}" if traceback else head
-
-
-def _wait_for(result: Any) -> None:
-    """Let an asynchronous collective finish before its result is looked at."""
-    for item in result if isinstance(result, (list, tuple)) else [result]:
-        wait = getattr(item, "wait", None)
-        if callable(wait) and not isinstance(item, torch.Tensor):
-            wait()

@@ -20,7 +20,7 @@ class Traced(NamedTuple):
 
     ``root`` is None if the step came out finite, or if ``reason`` says why it could not be run again. ``is_bad``: loss
     or gradients came out non-finite again; ``losses`` are the bad ones, spelled. ``communicates``: it was not run again
-    because it talks to other ranks.
+    because it talks to other ranks. ``compiled``: what had been compiled ran as it was written.
     """
 
     root: Root | None = None
@@ -30,8 +30,10 @@ class Traced(NamedTuple):
     bad_gradients: int = 0
     gradients: int = 0
     anomaly: str | None = None
+    anomaly_at: int | None = None
     operations: int = 0
     reason: str | None = None
+    compiled: bool = False
     communicates: bool = False
 
     @property

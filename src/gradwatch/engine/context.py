@@ -28,8 +28,8 @@ class RunContext:
 
     Attributes:
         run_id: the same on every rank, so that readers can join their files; drawn by the engine if not given.
-        agree: the largest value of an integer over all ranks; one all-reduce. Called once an optimizer step on every
-            rank, so that all take the same decision.
+        agree: the largest value of an integer over all ranks; one all-reduce. Called on every rank once an
+            optimizer step, and more often at an incident, so that all take the same decision.
         ranks_where: the ranks whose flag is true; called on all ranks together, after they agreed on a failure.
         clip_rule: the rule that is in force when the loop clips by itself, else None.
             Its ``max_norm`` is None where the loop clips by other means than the norm, or not at all.

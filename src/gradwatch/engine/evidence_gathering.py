@@ -9,7 +9,7 @@ import numpy as np
 
 from gradwatch.capture.batch import bad_tensors, named_tensors
 from gradwatch.diagnosis.evidence import Evidence
-from gradwatch.diagnosis.optimizer_probe import makes_nonfinite
+from gradwatch.diagnosis.optimizer_probe import spoiling_update
 from gradwatch.diagnosis.summary import summary_of
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gradwatch.capture.parameters import ParameterGroup
     from gradwatch.capture.state_scan import Birth
     from gradwatch.capture.window import StepWindow
+    from gradwatch.diagnosis.optimizer_probe import Update
     from gradwatch.records import TensorSummary
 
 
@@ -56,9 +57,11 @@ def evidence_of_state(
     births = list(births)
     state = [birth.name for birth in births if birth.kind == "optimizer"]
     parameters = [birth.name for birth in births if birth.kind == "parameter"]
-    made = [name for name in parameters if _has_bad_state(name, state) or _optimizer_made(name, groups, histories)]
+    updates = {name: _update_of(name, groups, histories) for name in parameters if not _has_bad_state(name, state)}
+    made = [name for name in parameters if _has_bad_state(name, state) or updates[name] is not None]
     return Evidence(
         optimizer=made + state if made or state else [],
+        update=next(filter(None, updates.values()), None),
         parameters=[name for name in parameters if name not in made],
         buffers=[birth.name for birth in births if birth.kind == "buffer"],
     )
@@ -68,13 +71,13 @@ def _has_bad_state(parameter: str, state: list[str]) -> bool:
     return any(name.startswith(f"{parameter}.") for name in state)
 
 
-def _optimizer_made(parameter: str, groups: Sequence[ParameterGroup], histories: Sequence[History]) -> bool:
+def _update_of(parameter: str, groups: Sequence[ParameterGroup], histories: Sequence[History]) -> Update | None:
     for group in groups:
         if parameter in group.names and histories[group.index].rows:
             position = group.names.index(parameter)
             norm, lr = _last_step_of(histories[group.index], position, len(group.names))
-            return makes_nonfinite(group.optimizer, group.parameters[position], norm, lr)
-    return False
+            return spoiling_update(group.optimizer, group.parameters[position], norm, lr)
+    return None
 
 
 def _last_step_of(history: History, position: int, parameters: int) -> tuple[float, Sequence[Any]]:

@@ -58,7 +58,7 @@ def failure_of(bundle: Bundle) -> Failure:
     moments = [
         Moment(batch, index, randomness.from_dict(state) if state else None, bundle.buffers)
         for batch, index, state in zip(
-            bundle.batches, _of(list, facts, "batch_idx"), bundle.random_states, strict=False
+            bundle.batches, _list_of(int, facts, "batch_idx"), bundle.random_states, strict=False
         )
     ]
     if not moments:
@@ -69,11 +69,16 @@ def failure_of(bundle: Bundle) -> Failure:
         steps_before=_of(int, facts, "steps_before"),
         with_step=_of(bool, facts, "with_step"),
         loss_scale=float(_of((int, float), facts, "loss_scale")),
-        born=frozenset(_of(list, facts, "born")),
+        born=frozenset(_list_of(str, facts, "born")),
     )
 
 
 def _of(kind: Any, facts: dict[str, Any], name: str) -> Any:
-    if not isinstance(facts.get(name), kind):
-        raise BundleError(f"replay.json: fact {name} is {facts.get(name)!r}, which is not what gradwatch writes there")
-    return facts[name]
+    value = facts.get(name)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise BundleError(f"replay.json: fact {name} is {str(value)[:60]!r}, which is not what gradwatch writes there")
+    return value
+
+
+def _list_of(kind: type, facts: dict[str, Any], name: str) -> list[Any]:
+    return [_of(kind, {name: item}, name) for item in _of(list, facts, name)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,20 +13,23 @@ import torch
 
 from gradwatch.capture.batch import named_tensors
 from gradwatch.capture.rollback import evaluates_again
-from gradwatch.diagnosis.guard import CommunicationNeeded, GuardMode, StepGuard
+from gradwatch.diagnosis.anomaly_pass import AnomalyFound, AnomalyPass
+from gradwatch.diagnosis.guard import CommunicationNeeded, GuardMode, StepGuard, refuse
 from gradwatch.diagnosis.memory import Memory, special_of
 from gradwatch.diagnosis.module_stack import ModuleStack
 from gradwatch.diagnosis.slicing import first_birth
 from gradwatch.diagnosis.trace import StopAtBirth, Tracer
 from gradwatch.diagnosis.verdict import Traced
 from gradwatch.engine.evidence_gathering import spelled
+from gradwatch.engine.together import Together
 from gradwatch.replica import randomness
 from gradwatch.replica.batches import copy_batch
+from gradwatch.replica.code_generators import rewound
 from gradwatch.replica.copying import side_copy
 from gradwatch.replica.memory import bytes_needed, fits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -47,7 +51,8 @@ class Failure(NamedTuple):
     ``moments`` are the micro-batches from the first of the accumulation window to the guilty one. ``steps_before``:
     how many optimizer steps the guilty batch had already made (in manual optimization); they are not made again, since
     the weights have them. ``with_step``: whether the optimizer acted on the guilty micro-batch itself. ``born``: names
-    of weights and buffers that were finite once, so that an infinity in them is no mask.
+    of weights and buffers that were finite once, so that an infinity in them is no mask. ``guilty``: index of the
+    guilty micro-batch, where the moments go on after it.
     """
 
     moments: Sequence[Moment]
@@ -56,6 +61,7 @@ class Failure(NamedTuple):
     with_step: bool = True
     loss_scale: float = 1.0
     born: frozenset[str] = frozenset()
+    guilty: int = -1
 
 
 class Replayer:
@@ -70,24 +76,46 @@ class Replayer:
         The guilty micro-batch runs first alone. If that comes out finite, the whole accumulation window follows, whose
         gradients may be bad in their sum alone; it is the second attempt before a value counts as not reproduced.
         """
-        share_weights = False
-        if not self._fits(share_weights=False):
-            if not self._fits(share_weights=True):
-                return Traced(reason="a copy of the module would not fit into the free memory")
-            share_weights = True
+        share_weights = not self._fits(share_weights=False)
+        if share_weights and not self._fits(share_weights=True):
+            return Traced(reason="a copy of the module would not fit into the free memory")
         for moments in (failure.moments[-1:], failure.moments):
-            traced = self._attempt(failure._replace(moments=moments), share_weights=share_weights)
+            attempted = failure._replace(moments=moments)
+            traced = self._attempt(attempted, share_weights=share_weights)
+            if traced.root is not None and traced.anomaly_at is not None:
+                return self._with_anomaly(traced, attempted, share_weights=share_weights)
             if traced.root is not None or traced.reason is not None:
                 return traced
-        return Traced()
+        return Traced(compiled=_has_compiled())
 
-    def is_bad(self, failure: Failure) -> bool:
-        """Whether the step comes out non-finite again: once, without a trace."""
-        return self._fits(share_weights=False) and self._attempt(failure, share_weights=False, trace=False).is_bad
+    def _with_anomaly(self, traced: Traced, failure: Failure, *, share_weights: bool) -> Traced:
+        """Add PyTorch's own traceback of the operation that its anomaly mode would blame."""
+        again = self._attempt(failure, share_weights=share_weights, trace=False, anomaly_at=traced.anomaly_at)
+        return traced._replace(anomaly=again.anomaly)
 
-    def trace_together(self, failure: Failure) -> Traced:
-        """Run a step that communicates again, on all ranks at once and from the beginning of the window."""
-        return self._attempt(failure, may_communicate=True)
+    def check(self, failure: Failure) -> Traced:
+        """Find out whether the step comes out non-finite again: once, without a trace."""
+        if not self._fits(share_weights=False):
+            return Traced(reason="a copy of the module would not fit into the free memory")
+        return self._attempt(failure, trace=False)
+
+    def run_together(self, failure: Failure, agree: Callable[[int], int], *, trace: bool = True) -> Traced:
+        """Run a step that communicates again, on all ranks at once and from the beginning of the window.
+
+        Args:
+            failure: the same window on all ranks.
+            agree: the largest value of an integer over all ranks.
+            trace: otherwise only ``is_bad`` is found out.
+        """
+        together = Together(agree)
+        share_weights = not self._fits(share_weights=False)
+        traced = self._attempt(
+            failure, share_weights=share_weights, trace=trace, before_collective=together.before_collective
+        )
+        failed = traced.reason is not None and not traced.is_bad
+        if together.finish(failed=failed) or failed or traced.root is not None:
+            return traced
+        return Traced(reason="running the step again on all ranks together failed on another rank", communicates=True)
 
     def stop_at(self, failure: Failure, operation: int) -> None:
         """Run the step until an operation, by number.
@@ -108,10 +136,12 @@ class Replayer:
         *,
         share_weights: bool = False,
         trace: bool = True,
-        may_communicate: bool = False,
+        before_collective: Callable[[str], None] = refuse,
         stop_at: int | None = None,
+        anomaly_at: int | None = None,
     ) -> Traced:
         again = evaluates_again(self._optimizers[failure.optimizer])
+        guard = StepGuard(before_collective=before_collective)
         try:
             with _unnoticed(self._module):
                 copy = side_copy(
@@ -121,33 +151,51 @@ class Replayer:
                     share_weights=share_weights,
                     with_optimizer_state=again,
                 )
-                guard = StepGuard(
-                    may_communicate=may_communicate, shared=list(copy.module.parameters()) if share_weights else []
-                )
-                return self._run(copy, failure, guard, trace=trace, stop_at=stop_at)
+                if share_weights:
+                    guard.protect(copy.module.parameters())
+                if anomaly_at is not None:
+                    return self._run_to_anomaly(copy, failure, guard, anomaly_at)
+                traced = self._run(copy, failure, guard, trace=trace, stop_at=stop_at)
         except StopAtBirth:
             raise
-        except CommunicationNeeded as needed:
-            return Traced(reason=f"the step communicates between the ranks ({needed})", communicates=True)
         except Exception as error:
             log.debug("gradwatch: the replay failed", exc_info=True)
-            return Traced(reason=f"running the step again failed with {type(error).__name__}: {error}")
+            traced = Traced(reason=f"running the step again failed with {type(error).__name__}: {error}")
+        if guard.refused is None:
+            return traced
+        # Whatever became of the step after that, and whether it has caught the exception.
+        alone = isinstance(guard.refused, CommunicationNeeded)
+        why = f"the step communicates between the ranks ({guard.refused})" if alone else str(guard.refused)
+        return Traced(reason=why, communicates=True)
 
     def _run(self, copy: SideCopy, failure: Failure, guard: StepGuard, *, trace: bool, stop_at: int | None) -> Traced:
-        *earlier, guilty = failure.moments
-        moments = [*earlier, guilty._replace(batch=copy_batch(guilty.batch))]
-        set_buffers(copy.module, moments[0].buffers)
+        until_guilty, after = _split(failure)
+        set_buffers(copy.module, until_guilty[0].buffers)
         modules = ModuleStack(copy.module)
-        memory = Memory(_named(copy.module, moments[-1].batch), born=failure.born)
+        memory = Memory(_named(copy.module, until_guilty[-1].batch), born=failure.born)
         tracer = Tracer(modules, memory, guard, stop_at=stop_at)
         observer = ReplayObserver(copy, failure)
-        with guard, contextlib.ExitStack() as entered:
-            if trace:
-                entered.enter_context(modules)
-                entered.enter_context(torch.autograd.set_detect_anomaly(True, check_nan=False))
-            entered.enter_context(tracer if trace else GuardMode(guard))
-            self._run_moments(copy, moments, failure, observer)
-        return observer.verdict(tracer) if trace else Traced(is_bad=observer.is_bad)
+        with guard:
+            with contextlib.ExitStack() as entered:
+                if trace:
+                    entered.enter_context(modules)
+                    # The user's own anomaly mode would raise at the first NaN.
+                    entered.enter_context(torch.autograd.set_detect_anomaly(False))
+                entered.enter_context(tracer if trace else GuardMode(guard))
+                ends_here = failure._replace(with_step=failure.with_step and not after)
+                self._run_moments(copy, until_guilty, ends_here, observer)
+            traced = observer.verdict(tracer) if trace else Traced(is_bad=observer.is_bad)
+            if after:  # of no interest here, but other ranks wait for their collectives
+                with GuardMode(guard):
+                    self._run_moments(copy, after, failure, observer)
+        return traced
+
+    def _run_to_anomaly(self, copy: SideCopy, failure: Failure, guard: StepGuard, anomaly_at: int) -> Traced:
+        moments, _ = _split(failure)
+        set_buffers(copy.module, moments[0].buffers)
+        with guard, AnomalyPass(guard, anomaly_at) as found, contextlib.suppress(AnomalyFound):
+            self._run_moments(copy, moments, failure, ReplayObserver(copy, failure))
+        return Traced(anomaly=found.text)
 
     def _run_moments(
         self, copy: SideCopy, moments: Sequence[Moment], failure: Failure, observer: ReplayObserver
@@ -157,8 +205,11 @@ class Replayer:
             if moment.random_state is not None:
                 randomness.restore(moment.random_state, generators)
             with_step = failure.with_step and moment is moments[-1]
+            # The step may write into its batch, and that into the data set of which it is a view. One at a time.
+            kept = any(moment is one for one in failure.moments)
+            own = moment._replace(batch=copy_batch(moment.batch)) if kept else moment
             with contextlib.suppress(Reached):
-                self._runner(copy, moment, observer, loss_scale=failure.loss_scale, with_step=with_step)
+                self._runner(copy, own, observer, loss_scale=failure.loss_scale, with_step=with_step)
 
 
 class ReplayObserver:
@@ -196,7 +247,7 @@ class ReplayObserver:
         # A step on weights that are not finite proves nothing about its operations.
         root = tracer.bad_weights[0] if tracer.bad_weights else first_birth(writers)
         if root is None:
-            return Traced(reason="the bad value was made by code that PyTorch's dispatcher does not see")
+            return Traced(is_bad=True, reason="the bad value was made by code that PyTorch's dispatcher does not see")
         return Traced(
             root,
             is_bad=True,
@@ -204,7 +255,7 @@ class ReplayObserver:
             losses=[spelled(float(loss)) for loss in bad_losses],
             bad_gradients=len(gradients),
             gradients=sum(parameter.grad is not None for parameter in self._parameters()),
-            anomaly=tracer.anomaly,
+            anomaly_at=tracer.anomaly_at,
             operations=tracer.operations,
         )
 
@@ -223,6 +274,13 @@ class ReplayObserver:
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
 
+def _split(failure: Failure) -> tuple[list[Moment], list[Moment]]:
+    """Return the moments up to the guilty one, which gets a batch of its own, and those after it."""
+    moments, index = list(failure.moments), failure.guilty % len(failure.moments)
+    moments[index] = moments[index]._replace(batch=copy_batch(moments[index].batch))
+    return moments[: index + 1], moments[index + 1 :]
+
+
 def set_buffers(module: nn.Module, values: object) -> None:
     """Give the buffers of a copy the values that they had before the step."""
     for name, value in dict(values).items():  # type: ignore[call-overload]
@@ -235,6 +293,7 @@ def _unnoticed(module: nn.Module) -> Iterator[None]:
     """Keep the replay's random numbers, warnings and prints to itself."""
     with (
         randomness.preserved(randomness.generators_in(module)),
+        rewound(module),
         torch.enable_grad(),
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
@@ -251,6 +310,12 @@ def _eager() -> Iterator[None]:
 
     with set_stance("force_eager"):
         yield
+
+
+def _has_compiled() -> bool:
+    """Whether anything has been compiled in this process: the replay has run it as it was written."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return dynamo is not None and bool(dynamo.counters["stats"]["unique_graphs"])
 
 
 def _named(module: nn.Module, batch: object) -> dict[tuple[LeafKind, str], Tensor]:

@@ -113,6 +113,15 @@ class Responder:
         """
         if not (decision.raises or decision.action == "skipped" or self._bad_in_a_row == 1):
             return
+        evidence, position, failure = Evidence(), bad.position, None
+        try:
+            evidence, position, failure = self._investigate(bad)
+        except Exception as error:  # noqa: BLE001 - the other ranks wait in the report
+            log.warning("gradwatch could not look for the cause: %s: %s", type(error).__name__, error)
+        self._report(evidence, decision, position, batch=bad.window.micro_batches[-1].position, failure=failure)
+
+    def _investigate(self, bad: BadStep) -> tuple[Evidence, Position, Failure]:
+        """Return what was found, where the value was born, and the step that was run again to know."""
         guilty = bad.window.first_bad()
         step, history = bad.position.step, self._watched.histories[bad.group.index]
         evidence = self._evidence(bad, guilty)
@@ -120,8 +129,7 @@ class Responder:
         traced = self._trace(bad, failure)
         finite_at, self._watched.scanned_at = self._watched.scanned_at, step
         evidence = replace(evidence, traced=traced, growth=_growth_before(step, history), finite_at=finite_at)
-        position = self._birth(evidence, guilty.position._replace(step=step), before=step)
-        self._report(evidence, decision, position, batch=bad.window.micro_batches[-1].position, failure=failure)
+        return evidence, self._birth(evidence, guilty.position._replace(step=step), before=step), failure
 
     def report_state(self, births: Sequence[Birth], position: Position, *, together: bool) -> None:
         """Tell what a scan has found; ``together``: all ranks are here.
@@ -137,21 +145,37 @@ class Responder:
         self._report(evidence, decision, self._birth(evidence, position), batch=None, together=together)
 
     def persists_unscaled(self, bad: BadStep) -> bool:
-        """Whether an overflow under a GradScaler is none of its doing: the gradients are bad without it too."""
-        replayer = self._replayer()
-        if replayer is None:
-            return False
-        return replayer.is_bad(self._failure(bad, bad.window.first_bad())._replace(loss_scale=1.0))
+        """Whether an overflow under a GradScaler is none of its doing: the gradients are bad without it too.
+
+        All ranks come here together, and leave with the same answer.
+        """
+        bad = bad._replace(loss_scale=1.0)
+        replayer, failure = self._replayer(), self._failure(bad, bad.window.first_bad())
+        traced = None if replayer is None else replayer.check(failure)
+        if self._all_communicate(traced):
+            traced = self._run_together(bad, failure, trace=False)
+        return bool(self._context.agree(int(traced is not None and traced.is_bad)))
 
     def _trace(self, bad: BadStep, failure: Failure) -> Traced | None:
         """Run the step again; all ranks come here together, and leave together."""
         replayer = self._replayer()
-        if replayer is None:
-            return None
-        traced = replayer.trace(failure)
-        if self._context.world_size > 1 and self._context.agree(int(not traced.communicates)) == 0:
-            traced = replayer.trace_together(self._failure(bad, bad.window.micro_batches[-1]))
-        return traced
+        traced = None if replayer is None else replayer.trace(failure)
+        return self._run_together(bad, failure) if self._all_communicate(traced) else traced
+
+    def _all_communicate(self, traced: Traced | None) -> bool:
+        """Whether no rank could run the step again without the others, and each could with them."""
+        alone = traced is None or not traced.communicates
+        return self._context.world_size > 1 and not self._context.agree(int(alone))
+
+    def _run_together(self, bad: BadStep, failure: Failure, *, trace: bool = True) -> Traced | None:
+        replayer, whole = self._replayer(), self._failure(bad, bad.window.micro_batches[-1])
+        whole = whole._replace(born=failure.born, guilty=len(failure.moments) - 1 if trace else -1)
+        return None if replayer is None else replayer.run_together(whole, self._context.agree, trace=trace)
+
+    def _born_on(self, evidence: Evidence) -> list[int]:
+        """Return the ranks of the birth: where it is certain, else those that no replay has cleared."""
+        highest = self._context.agree(evidence.suspicion)
+        return self._context.ranks_where(0 < evidence.suspicion == highest)
 
     def _bundle_maker(self, failure: Failure | None) -> Callable[[], Bundle] | None:
         runner, watched = self._context.runner, self._watched
@@ -220,7 +244,7 @@ class Responder:
         """Write the incident and end the run if that was decided: one incident a batch, whatever follows from it."""
         self.stop_requested |= decision.stops
         self._anomaly.arm(self._settings.anomaly_steps)
-        ranks = self._context.ranks_where(evidence.is_local) if together else [self._context.rank]
+        ranks = self._born_on(evidence) if together else [self._context.rank]
         # The very batch: a loop that does not tell its epoch reaches an equal position in each.
         if batch is not None and batch is self._reported and not decision.raises:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from gradwatch.capture.rollback import evaluates_again
 from gradwatch.engine.step_runner import import_path
-from gradwatch.integrations.stand_ins import OptimizerStandIn, SchedulerStandIn, TrainerStandIn
+from gradwatch.integrations.stand_ins import OptimizerStandIn, SchedulerStandIn, StrategyStandIn, TrainerStandIn
+from gradwatch.integrations.trainer_internals import untoggle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -89,14 +91,28 @@ class _Run:
     def prepare(self) -> None:
         """Replace what would log, print, or reach the real optimizers."""
         module: Any = self._module
-        vars(self._trainer).update(optimizers=self._optimizers, lightning_module=module)
+        untoggle(module)
+        configs = self._scheduler_configs()
+        held = {"optimizers": self._optimizers, "lightning_module": module, "model": module}
+        answers = {**held, "lr_scheduler_configs": configs, "backward": self._manual_backward}
+        strategy = StrategyStandIn(self._trainer.real.strategy, answers)
+        vars(self._trainer).update(held, strategy=strategy, lr_scheduler_configs=configs)
         for name in ("log", "log_dict", "print"):
             setattr(module, name, _nothing)
-        stand_ins = [OptimizerStandIn(o, self._stepper(i, o)) for i, o in enumerate(self._optimizers)]
-        schedulers = [SchedulerStandIn(config.scheduler) for config in self._trainer.lr_scheduler_configs]
+        stand_ins = [OptimizerStandIn(o, module, self._stepper(i, o)) for i, o in enumerate(self._optimizers)]
+        schedulers = [config.scheduler for config in configs]
         module.optimizers = lambda use_pl_optimizer=True: _as_lightning_returns(stand_ins)  # noqa: ARG005
         module.lr_schedulers = lambda: _as_lightning_returns(schedulers) if schedulers else None
-        module.manual_backward = self._backward
+
+    def _scheduler_configs(self) -> list[Any]:
+        """Return the real configurations with stand-ins for the schedulers, which lead to the copied optimizers."""
+        real = self._trainer.real
+        copies = {id(old): new for old, new in zip(real.optimizers, self._optimizers, strict=False)}
+        configs = [(config, config.scheduler) for config in real.lr_scheduler_configs]
+        return [
+            dataclasses.replace(c, scheduler=SchedulerStandIn(s, copies.get(id(getattr(s, "optimizer", None)))))
+            for c, s in configs
+        ]
 
     def training_step(self, moment: Moment) -> Any:
         """Call the user's step under the precision's context."""
@@ -121,6 +137,10 @@ class _Run:
         if with_step:
             self._stepper(0, optimizer)()
         return loss
+
+    def _manual_backward(self, loss: Tensor, _optimizer: object, *args: Any, **kwargs: Any) -> None:
+        """Stand in for the strategy's, to which ``manual_backward`` leads, also a user's own."""
+        self._backward(loss, *args, **kwargs)
 
     def _backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         module: Any = self._module

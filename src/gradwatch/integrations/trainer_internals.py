@@ -26,6 +26,16 @@ def callback_metrics(trainer: Any) -> dict[str, Tensor]:
     return store
 
 
+def untoggle(module: Any) -> None:
+    """Let parameters need gradients as before ``toggle_optimizer``, in whose reach a bad step mostly ends.
+
+    The public ``untoggle_optimizer`` leaves those of one optimizer as they are.
+    """
+    for parameter, needs_gradient in module._param_requires_grad_state.items():  # noqa: SLF001
+        parameter.requires_grad_(needs_gradient)
+    module._param_requires_grad_state = {}  # noqa: SLF001
+
+
 def checkpoint_periods(trainer: Any) -> list[int]:
     """Return the numbers of steps after which checkpoint callbacks save, at the end of a training batch.
 

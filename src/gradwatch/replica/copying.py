@@ -93,7 +93,8 @@ def _copy_tensors(copier: Copier, parameters: list[Tensor], module: nn.Module, *
     others = [tensor for tensor in dict.fromkeys(_held(module)) if tensor not in known and not is_lazy(tensor)]
     weights = [parameter for parameter in parameters if not is_lazy(parameter)]
     if share_weights:
-        copies = [*(weight.detach() for weight in weights), *clone_together(others)]
+        # As `detach`, but writes do not count for the original: a graph in flight would refuse its backward pass.
+        copies = [*(weight.data for weight in weights), *clone_together(others)]
     else:
         copies = clone_together([*weights, *others])
     for tensor, data in zip([*weights, *others], copies, strict=True):
