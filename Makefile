@@ -18,6 +18,7 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 BENCHMARK_ARGS ?=
+SCORE_ARGS ?=
 
 # `python3` first: it is the one that wheels are chosen for on most machines.
 PYTHON ?=
@@ -30,7 +31,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constr
 THREADS ?= 1
 PYTEST := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
-.PHONY: help demo test test-all faults benchmark lint format clean
+.PHONY: help demo test test-all faults score benchmark lint format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -48,6 +49,9 @@ test-all: lint ## as `test`, with the long runs
 
 faults: $(INSTALLED) ## every planted fault: at least 500 seeded runs
 	@$(PYTEST) -m "" --timeout 3600 tests/faults $(PYTEST_ARGS)
+
+score: $(INSTALLED) ## every bug of the zoo, in every way of training: what gradwatch and two usual tools name
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m tests.zoo.score $(SCORE_ARGS)
 
 benchmark: $(INSTALLED) ## what the monitor costs
 	@$(BIN)/python benchmarks/overhead.py $(BENCHMARK_ARGS)

@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import memory, norms, steps
+from benchmarks import memory, norms, replay, steps
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 STEP_LIMITS = {"transformer": 1.01, "20 x conv + BatchNorm": 1.01, "MLP": 1.08}
@@ -66,6 +66,15 @@ def measure_steps(rounds: float) -> list[steps.StepRatio]:
     return rows
 
 
+def replay_table(scale: float) -> str:
+    """Return what an incident costs."""
+    costs = [replay.measure(name, max(2, round(replay.ROUNDS * scale))) for name in replay.WORKLOADS]
+    return (
+        f"The folder of an incident of 100M parameters takes {replay.folder_seconds():.1f} s (goal: at most"
+        f" {replay.FOLDER_LIMIT:g}).\n\n{replay.table(costs)}"
+    )
+
+
 def page(scale: float, records: int) -> str:
     """Measure everything and return the page."""
     ratios = norms.measure("cpu", scale)
@@ -91,6 +100,10 @@ Default settings, `CSVLogger`, a log step every {steps.LOG_EVERY} steps. A step 
 and the median other step, weighted as they occur.
 
 {step_table(measure_steps(scale))}
+
+## An incident: the replay with its trace, against a normal step (forward, backward, AdamW)
+
+Peaks are of resident memory, above that before. {replay_table(scale)}
 
 ## Memory
 

@@ -7,10 +7,17 @@ import logging
 
 import torch
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from gradwatch import HealthMonitor
+
+
+def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the cross entropy of a batch."""
+    x, y = batch
+    loss: Tensor = nn.functional.cross_entropy(model(x), y)
+    return loss
 
 
 def main() -> None:
@@ -28,13 +35,12 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
 
     monitor = HealthMonitor(dirpath=arguments.dir, clip=1.0, on_nonfinite="skip")
-    monitor.start(model, optimizer)
+    monitor.start(model, optimizer, loss_function=loss_of)  # with it, a bad step is run again and traced
     step = 0
     while step < arguments.max_steps:
         for batch_idx, batch in enumerate(DataLoader(data, batch_size=64, shuffle=True)):
             monitor.begin_batch(batch, batch_idx, step=step)
-            x, y = batch
-            loss = nn.functional.cross_entropy(model(x), y)
+            loss = loss_of(model, batch)
             optimizer.zero_grad()
             monitor.observe_loss(loss)
             loss.backward()

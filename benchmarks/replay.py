@@ -1,0 +1,184 @@
+"""What an incident costs: the replay with its trace against a normal step, its peak memory, and the files it leaves."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import steps
+from gradwatch.engine.incident_bundle import bundle_of
+from gradwatch.engine.replay import Failure, Replayer
+from gradwatch.engine.step_runner import LossFunctionRunner, Moment
+from gradwatch.replica import bundle, randomness
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Batch = tuple[Tensor, Tensor]
+
+LIMIT = 10.0
+ROUNDS = 7
+FOLDER_LIMIT = 5.0  # seconds for 100M parameters
+
+
+@dataclass(frozen=True)
+class ReplayCost:
+    """Medians over the rounds. Bytes are above what the process holds at rest."""
+
+    workload: str
+    parameters: int
+    step: float
+    replay: float
+    ratio: float
+    step_bytes: int
+    replay_bytes: int
+    model_bytes: int
+
+
+class Recurrent(nn.Module):
+    """Many small operations: two LSTM layers written out cell by cell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([nn.LSTMCell(128, 128), nn.LSTMCell(128, 128)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = []
+        lower, upper = None, None
+        for now in x.unbind(1):
+            lower = self.cells[0](now, lower)
+            upper = self.cells[1](lower[0], upper)
+            outputs.append(upper[0])
+        return torch.stack(outputs, 1)
+
+
+class Wide(nn.Module):
+    """100M parameters in four layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Linear(5000, 5000) for _ in range(4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+WORKLOADS: dict[str, Callable[[], tuple[nn.Module, Batch]]] = {
+    "transformer": lambda: _of(steps.transformer()),
+    "20 x conv + BatchNorm": lambda: _of(steps.resnet()),
+    "LSTM cells, 64 steps": lambda: (Recurrent(), (torch.randn(32, 64, 128), torch.randn(32, 64, 128))),
+    "100M parameters": lambda: (Wide(), (torch.randn(64, 5000), torch.randn(64, 5000))),
+}
+
+
+def measure(name: str, rounds: int = ROUNDS) -> ReplayCost:
+    """Time normal steps and replays in turn."""
+    torch.manual_seed(0)
+    network, batch = WORKLOADS[name]()
+    network.train()
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
+    replayer = Replayer(network, [optimizer], LossFunctionRunner(broken))
+    failure = Failure([Moment(batch, 0, randomness.capture(), {})], 0)
+
+    def healthy() -> None:
+        _train(network, optimizer, batch)
+
+    def replay() -> None:
+        _checked(replayer, failure)
+
+    healthy()
+    replay()
+    pairs = [(_seconds(healthy), _seconds(replay)) for _ in range(rounds)]
+    optimizer.zero_grad()
+    return ReplayCost(
+        workload=name,
+        parameters=sum(p.numel() for p in network.parameters()),
+        step=statistics.median(step for step, _ in pairs),
+        replay=statistics.median(again for _, again in pairs),
+        ratio=statistics.median(again / step for step, again in pairs),
+        step_bytes=_peak(healthy),
+        replay_bytes=_peak(replay),
+        model_bytes=sum(t.nbytes for t in [*network.parameters(), *network.buffers()]),
+    )
+
+
+def folder_seconds() -> float:
+    """Return how long the folder of an incident of 100M parameters takes."""
+    network, batch = WORKLOADS["100M parameters"]()
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
+    failure = Failure([Moment(batch, 0, randomness.capture(), {})], 0)
+    with tempfile.TemporaryDirectory() as folder:
+        return _seconds(
+            lambda: bundle.save(Path(folder), bundle_of(network, [optimizer], failure, LossFunctionRunner(broken)))
+        )
+
+
+def table(costs: list[ReplayCost]) -> str:
+    """Return the costs as a markdown table."""
+    lines = [
+        "| workload | parameters | step, ms | replay, ms | ratio | goal | peak of a step, MB | replay | model + step |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cost in costs:
+        goal = f"≤ {LIMIT:g}" if cost.step >= 0.02 else ""  # the goal is for steps of 20 ms or more
+        megabytes = (cost.step_bytes, cost.replay_bytes, cost.model_bytes + cost.step_bytes)
+        sizes = " | ".join(f"{size / 1e6:.0f}" for size in megabytes)
+        lines.append(
+            f"| {cost.workload} | {cost.parameters:,} | {1e3 * cost.step:.1f} | {1e3 * cost.replay:.1f} |"
+            f" {cost.ratio:.1f} | {goal} | {sizes} |"
+        )
+    return "\n".join(lines)
+
+
+def broken(network: nn.Module, batch: Any) -> Tensor:
+    """Return a loss of NaN: the logarithm of a negative number is added to it."""
+    return _error(network, batch) + torch.log(-batch[0].square().sum())
+
+
+def _error(network: nn.Module, batch: Any) -> Tensor:
+    x, y = batch
+    return (network(x) - y).square().mean()
+
+
+def _train(network: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
+    optimizer.zero_grad()
+    _error(network, batch).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def _checked(replayer: Replayer, failure: Failure) -> None:
+    traced = replayer.trace(failure)
+    if traced.root is None:
+        raise RuntimeError(f"nothing was found: {traced.reason}")
+
+
+def _of(pair: tuple[steps.Workload, Batch]) -> tuple[nn.Module, Batch]:
+    return pair[0].network, pair[1]
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def _peak(call: Callable[[], object]) -> int:
+    """Return the high-water mark of resident memory during ``call`` above that before it (Linux)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the mark
+    before = _status("VmRSS")
+    call()
+    return _status("VmHWM") - before
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
