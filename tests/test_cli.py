@@ -31,7 +31,7 @@ def _fresh(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["demo", "--help"]])
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["demo", "--help"], ["replay", "--help"]])
 def test_usage_needs_no_torch(arguments: list[str]) -> None:
     assert _fresh(*arguments).stdout.splitlines()[-1] == "0 []"
 
@@ -43,7 +43,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"gradwatch {gradwatch.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["demo", "--nonsense"], ["demo", "extra"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["nonsense"], ["demo", "--nonsense"], ["demo", "extra"], ["replay"], ["replay", "a", "b"]]
+)
 def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main(arguments)
@@ -121,3 +123,91 @@ def test_a_second_run_says_where_it_writes(
     (tmp_path / "digits_cnn").mkdir()
     assert cli.main(["demo", "--dir", str(tmp_path)]) == cli.DONE
     assert f"in {tmp_path / 'run-2'} ({tmp_path} is in use)" in capsys.readouterr().out.replace("\n", "")
+
+
+# -- replay ------------------------------------------------------------------------------------------------------------
+
+
+def _incident(folder: Path) -> Path:
+    (folder / "incident.json").write_text("{}")
+    return folder
+
+
+def test_a_folder_without_an_incident_is_one_line_at_once(tmp_path: Path) -> None:
+    done = _fresh("replay", str(tmp_path))
+    assert done.stdout.splitlines()[-1] == "2 []"  # before torch was imported
+    assert done.stderr == f"gradwatch replay: {tmp_path} holds no incident.json\n"
+
+
+def test_a_file_in_place_of_a_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = _incident(tmp_path) / "incident.json"
+    assert cli.main(["replay", str(file)]) == cli.UNUSABLE
+    assert capsys.readouterr().err == f"gradwatch replay: {file} holds no incident.json\n"
+
+
+@pytest.mark.parametrize(("same", "status"), [(True, cli.DONE), (False, cli.UNHEALTHY)])
+def test_status_says_whether_the_verdict_is_the_same(
+    *, same: bool, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[dict[str, object]] = []
+
+    def replay(_: object, directory: Path, **options: object) -> bool:
+        asked.append({"directory": directory, **options})
+        return same
+
+    monkeypatch.setattr("gradwatch.integrations.replay_command.replay", replay)
+    arguments = ["replay", str(_incident(tmp_path)), "--factory", "a:b", "--device", "cpu", "--pdb"]
+    assert cli.main(arguments) == status
+    assert asked == [{"directory": tmp_path, "factory": "a:b", "device": "cpu", "debug": True}]
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("broken\nand more"), "broken"),
+        (ValueError(), "ValueError"),
+        (PermissionError(13, "Permission denied", "x"), "[Errno 13] Permission denied: 'x'"),
+        (ImportError("no rich"), "ImportError: no rich"),
+        (KeyError("x"), "KeyError: 'x'"),
+        (RuntimeError("\nlate\n"), "RuntimeError: late"),
+        (RecursionError(), "RecursionError"),
+        (MemoryError(), "MemoryError"),
+        (SystemExit(0), "SystemExit: 0"),
+    ],
+    ids=lambda value: repr(value)[:20] if isinstance(value, BaseException) else "",
+)
+def test_whatever_goes_wrong_is_one_line(
+    error: BaseException,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    def fail(*_: object, **__: object) -> bool:
+        raise error
+
+    monkeypatch.setattr("gradwatch.integrations.replay_command.replay", fail)
+    assert cli.main(["replay", str(_incident(tmp_path))]) == cli.UNUSABLE
+    assert capsys.readouterr().err == f"gradwatch replay: {line}\n"
+
+
+def test_a_folder_that_may_not_be_looked_at_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr("pathlib.Path.is_file", refuse)
+    assert cli.main(["replay", str(tmp_path)]) == cli.UNUSABLE
+    assert capsys.readouterr().err == f"gradwatch replay: [Errno 13] Permission denied: '{tmp_path}'\n"
+
+
+def test_an_interrupted_replay_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def stop(*_: object, **__: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gradwatch.integrations.replay_command.replay", stop)
+    assert cli.main(["replay", str(_incident(tmp_path))]) == cli.INTERRUPTED
+    assert capsys.readouterr().err == "gradwatch replay: interrupted\n"

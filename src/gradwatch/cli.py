@@ -78,11 +78,11 @@ def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    if not (arguments.directory / "incident.json").is_file():
-        return _complain(f"replay: {arguments.directory} holds no incident.json", UNUSABLE)
-    from rich.console import Console  # noqa: PLC0415 - lazy, see above
-
     try:
+        if not (arguments.directory / "incident.json").is_file():
+            return _complain(f"replay: {arguments.directory} holds no incident.json", UNUSABLE)
+        from rich.console import Console  # noqa: PLC0415 - lazy, see above
+
         from gradwatch.integrations.replay_command import replay  # noqa: PLC0415 - imports torch
 
         same = replay(
@@ -92,11 +92,19 @@ def _replay(arguments: argparse.Namespace) -> int:
             device=arguments.device,
             debug=arguments.pdb,
         )
-    except (ValueError, OSError, ImportError) as error:
-        return _complain(f"replay: {str(error).splitlines()[0] if str(error) else type(error).__name__}", UNUSABLE)
     except KeyboardInterrupt:
         return _complain("replay: interrupted", INTERRUPTED)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the step is the user's, the files are anybody's
+        return _complain(f"replay: {_first_line(error)}", UNUSABLE)
     return DONE if same else UNHEALTHY
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what a user is told: our own errors and the system's speak for themselves, others need their type."""
+    text, name = str(error).strip().partition("\n")[0], type(error).__name__
+    if isinstance(error, (ValueError, OSError)) and text:
+        return text
+    return f"{name}: {text}" if text else name
 
 
 def _complain(message: str, status: int) -> int:

@@ -164,7 +164,8 @@ class Memory:
         entry.from_weights = kind == "parameter"
         if special:
             kept = name in self._born or known.requires_grad  # nobody trains a mask
-            deliberate = not kept and looks_deliberate(whole)
+            # A batch that is nothing but infinities is no mask.
+            deliberate = not kept and (is_mask(whole) if kind == "batch" else looks_deliberate(whole))
             leaf = Leaf(kind, name, special, deliberate, summary_of(known), *_where(known))
             entry.bad.append(_Written(0, 1 << 62, leaf))
             if kind == "parameter" and not deliberate:

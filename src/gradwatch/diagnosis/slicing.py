@@ -46,7 +46,8 @@ def _order(found: Root) -> int:
 
 
 def _where_context_matters(context: Sequence[Root]) -> Root | None:
-    records = [found for found in context if isinstance(found, Record)]
+    # What has no line is the loop's own, as the division of the loss by the number of accumulated batches.
+    records = [found for found in context if isinstance(found, Record) and found.identity.place is not None]
     picking = [record for record in records if record.shrinks]
     if picking:
         return min(picking, key=_order)

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from gradwatch.records import TensorSummary, Transition
 
 MAX_INPUTS = 6
+# Here an infinity that the user has written means one; a factor of infinity is no mask.
+ADDITIVE = frozenset({"add", "sub", "rsub", "where", "clamp", "clamp_min", "clamp_max", "maximum", "minimum"})
 
 
 class Identity(NamedTuple):
@@ -169,7 +171,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _record(self, call: Call, output: Tensor, special: Special) -> Record:
         what, identity, reads, numbers = call.what, call.identity, call.tensors, call.numbers
-        literals = literal_infinities(numbers) if what.literal or what.pointwise else (False, False)
+        literals = literal_infinities(numbers) if what.literal or what.name in ADDITIVE else (False, False)
         found = explain_output(output, special, reads, pointwise=what.pointwise, literals=literals)
         if found.is_birth and is_mask(output) and not any(read.from_weights for read in reads):
             found = found._replace(context=True, transition=None)  # a mask being made, as by log of zeros and ones

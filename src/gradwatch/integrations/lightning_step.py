@@ -118,8 +118,7 @@ class _Run:
         """Call the user's step under the precision's context."""
         step: Any = self._module.training_step
         with self._trainer.precision_plugin.train_step_context():
-            takes_index = len(inspect.signature(step).parameters) > 1
-            return step(moment.batch, moment.batch_idx) if takes_index else step(moment.batch)
+            return step(moment.batch, moment.batch_idx) if _takes_index(step) else step(moment.batch)
 
     def closure(self, moment: Moment, *, with_step: bool) -> Tensor | None:
         """Run what Lightning hands to an optimizer of automatic optimization."""
@@ -167,6 +166,12 @@ class _Run:
                 for parameter in group["params"]:
                     if parameter.grad is not None:
                         parameter.grad.div_(self._loss_scale)
+
+
+def _takes_index(step: Any) -> bool:
+    """Whether a training step takes the batch's index, under whatever name, or whatever it is given."""
+    parameters = inspect.signature(step).parameters.values()
+    return len(parameters) > 1 or any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
 
 
 def _file_of(cls: type) -> str | None:

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import logging
-import sys
 import tempfile
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gradwatch.engine.step_runner import LossFunctionRunner
 from gradwatch.integrations.lightning_step import LightningStep
+from gradwatch.integrations.making import HINT, RebuildError, imported, made_module, one_line, user_code
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from gradwatch.engine.step_runner import StepRunner
     from gradwatch.replica.bundle import Bundle
 
 PACKAGES = ("lightning", "pytorch_lightning")
-SCRIPT = "__gradwatch_script__"
-
-
-class RebuildError(ValueError):
-    """The module of an incident cannot be rebuilt here; the message says why, in one line."""
+MAX_OPTIMIZERS = 64  # what is read from a file is no reason to make a million of them
 
 
 class Rebuilt(NamedTuple):
@@ -57,122 +47,36 @@ def rebuild(bundle: Bundle, *, factory: str | None, device: torch.device) -> Reb
     facts = bundle.facts.get("runner")
     if not isinstance(facts, dict) or facts.get("kind") not in ("lightning", "function"):
         raise RebuildError("replay.json does not say how the step was run")
-    module = _made(factory, facts)
-    if facts["kind"] == "function":
-        _fill(module, bundle)
-        function = _imported(str(facts.get("function")), "the loss function")
-        optimizer = torch.optim.SGD(module.parameters(), lr=0.0)
-        return Rebuilt(module.to(device), [optimizer], LossFunctionRunner(function))
-    return _rebuilt_lightning(module, bundle, facts, device)
-
-
-def _made(factory: str | None, facts: dict[str, Any]) -> nn.Module:
-    if factory is not None:
-        module = _called(_imported(factory, "--factory"), f"--factory {factory}", {})
-    else:
-        module = _called(_class_of(facts), str(facts.get("module")), dict(facts.get("hyperparameters") or {}))
-    if not isinstance(module, nn.Module):
-        raise RebuildError(f"{factory or facts.get('module')} gave a {type(module).__name__}, which is no torch module")
-    return module
-
-
-def _class_of(facts: dict[str, Any]) -> Callable[..., Any]:
-    path = str(facts.get("module"))
-    if "<" in path:
-        raise RebuildError(f"{path} stands inside a function and cannot be imported; {_HINT}")
-    module, _, name = path.partition(":")
-    if module == "__main__":
-        return _attribute(_script(facts.get("file")), name, path)
-    return _imported(path, "the module's class")
-
-
-_HINT = "give the module by --factory package.module:function"
-
-
-def _called(make: Callable[..., Any], name: str, arguments: dict[str, Any]) -> Any:
-    try:
-        signature = inspect.signature(make)
-        accepts_all = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        known = arguments if accepts_all else {k: v for k, v in arguments.items() if k in signature.parameters}
-        signature.bind(**known)
-    except (TypeError, ValueError) as error:
-        raise RebuildError(
-            f"{name} cannot be called with the saved hyperparameters ({error}; save_hyperparameters() in the"
-            f" constructor records them); {_HINT}"
-        ) from None
-    try:
-        return make(**known)
-    except Exception as error:
-        raise RebuildError(f"{name} failed with {type(error).__name__}: {_line(error)}") from error
-
-
-def _imported(path: str, what: str) -> Callable[..., Any]:
-    name, colon, attribute = path.partition(":")
-    if not colon or not name or not attribute or "<" in path:
-        raise RebuildError(f"{what} is {path!r}, which cannot be imported: expected package.module:name; {_HINT}")
-    try:
-        module = import_module(name)
-    except Exception as error:
-        raise RebuildError(
-            f"{path} cannot be imported here ({type(error).__name__}: {_line(error)}); {_HINT}"
-        ) from error
-    return _attribute(module, attribute, path)
-
-
-def _attribute(module: Any, name: str, path: str) -> Callable[..., Any]:
-    found = module
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise RebuildError(f"{path} is not there any more; {_HINT}")
-    return found  # type: ignore[no-any-return]
-
-
-def _script(file: Any) -> Any:
-    """Import the script that the run was started with, provided that an import starts nothing."""
-    path = Path(str(file))
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise RebuildError(f"the script {file} cannot be read here ({_line(error)}); {_HINT}") from None
-    harmless = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.If)
-    if not all(isinstance(node, harmless) or _is_docstring(node) for node in tree.body):
-        raise RebuildError(f'the script {path} has no `if __name__ == "__main__":` and would start again; {_HINT}')
-    spec = spec_from_file_location(SCRIPT, path)
-    if spec is None or spec.loader is None:
-        raise RebuildError(f"the script {path} cannot be imported; {_HINT}")
-    module = module_from_spec(spec)
-    sys.modules[SCRIPT] = module
-    sys.path.insert(0, str(path.parent))  # as the interpreter does for a script
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise RebuildError(f"the script {path} failed with {type(error).__name__}: {_line(error)}") from error
-    return module
-
-
-def _is_docstring(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    if bundle.weights is None:
+        raise RebuildError("the weights were left out of this incident: " + "; ".join(bundle.notes))
+    module = made_module(factory, facts)
+    if facts["kind"] == "lightning":
+        return _rebuilt_lightning(module, bundle, facts, device)
+    function = imported(str(facts.get("function")), "the loss function")
+    _fill(module, bundle)
+    return Rebuilt(module.to(device), _any_optimizer(module, bundle), LossFunctionRunner(function))
 
 
 def _rebuilt_lightning(module: nn.Module, bundle: Bundle, facts: dict[str, Any], device: torch.device) -> Rebuilt:
     package = facts.get("package")
     if package not in PACKAGES:
         raise RebuildError(f"replay.json names {package!r}, expected one of {', '.join(PACKAGES)}")
-    lightning = import_module("lightning.pytorch" if package == "lightning" else package)
+    with user_code(f"{package} is needed here"):
+        lightning: Any = import_module("lightning.pytorch" if package == "lightning" else package)
     if not isinstance(module, lightning.LightningModule):
         raise RebuildError(f"{type(module).__name__} is no LightningModule of {package}")
     trainer = _trainer(lightning, str(facts.get("precision")), device)
     trainer.strategy.connect(module)
     module.trainer = trainer
-    module.configure_model()
+    _configure(module, trainer, bundle)
     _fill(module, bundle)
-    optimizers, schedulers = _optimizers(lightning, module.to(device))
-    for optimizer, state in zip(optimizers, bundle.optimizer_state or [], strict=False):
-        optimizer.load_state_dict(state)
+    optimizers, schedulers = _optimizers(lightning, module.to(device), bundle)
+    _fill(module, bundle)  # once more: configure_optimizers may run the module, and freeze what it likes
+    module.to(device)
     names = ("current_epoch", "global_step", "accumulate_grad_batches", "global_rank", "local_rank", "world_size")
     overrides = {name: facts[name] for name in names if name in facts}
-    return Rebuilt(module, optimizers, LightningStep(trainer, {**overrides, "lr_scheduler_configs": schedulers}))
+    trainer.strategy.optimizers, trainer.strategy.lr_scheduler_configs = optimizers, schedulers
+    return Rebuilt(module, optimizers, LightningStep(trainer, overrides))
 
 
 def _trainer(lightning: Any, precision: str, device: torch.device) -> Any:
@@ -183,7 +87,7 @@ def _trainer(lightning: Any, precision: str, device: torch.device) -> Any:
     if precision == "16-mixed":  # Lightning would take bf16-mixed in its place where there is no GPU
         plugin = import_module(f"{lightning.__name__}.plugins.precision").MixedPrecision
         options = {"plugins": [plugin("16-mixed", device=device.type)]}
-    try:
+    with user_code(f"no Trainer for precision {precision} on {device} here"):
         return lightning.Trainer(
             **options,
             accelerator="gpu" if device.type == "cuda" else device.type,
@@ -194,50 +98,88 @@ def _trainer(lightning: Any, precision: str, device: torch.device) -> Any:
             enable_model_summary=False,
             default_root_dir=tempfile.gettempdir(),
         )
-    except Exception as error:
-        raise RebuildError(f"no Trainer for precision {precision} on {device} here: {_line(error)}") from error
 
 
-def _optimizers(lightning: Any, module: Any) -> tuple[list[Optimizer], list[Any]]:
+def _configure(module: Any, trainer: Any, bundle: Bundle) -> None:
+    """Call the hooks in which layers are made, in Lightning's order; ``setup`` may fail where it only loads data."""
+    name = type(module).__name__
+    failed: BaseException | None = None
+    try:
+        module.setup("fit")
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's
+        failed = error
+    with user_code(f"{name}.configure_model failed"), trainer.precision_plugin.module_init_context():
+        module.configure_model()
+    if failed is not None and set(bundle.weights or {}) - set(dict(module.named_parameters())):
+        raise RebuildError(f'{name}.setup("fit") failed: {one_line(failed)}; {HINT}') from failed
+
+
+def _optimizers(lightning: Any, module: Any, bundle: Bundle) -> tuple[list[Optimizer], list[Any]]:
     """Return what ``configure_optimizers`` makes; one over all parameters where it cannot run without the data."""
     try:
         made = import_module(f"{lightning.__name__}.core.optimizer")._init_optimizers_and_lr_schedulers(module)  # noqa: SLF001
-    except Exception:  # noqa: BLE001 - schedules of the whole training ask for its data
+    except (Exception, SystemExit) as error:  # schedules of the whole training ask for its data
+        if bundle.optimizer_state or not module.automatic_optimization:
+            raise RebuildError(
+                f"{type(module).__name__}.configure_optimizers failed: {one_line(error)}; {HINT}"
+            ) from error
         made = ([], [])
-    return list(made[0]) or [torch.optim.SGD(module.parameters(), lr=0.0)], list(made[1])
+    optimizers = list(made[0]) or _any_optimizer(module, bundle)
+    index = bundle.facts.get("optimizer")
+    if type(index) is not int or not 0 <= index < len(optimizers):
+        raise RebuildError(f"optimizer {index} of the incident is not among the {len(optimizers)} that are made here")
+    for state in bundle.optimizer_state or []:
+        with user_code("the saved state of the optimizer does not fit"):
+            optimizers[index].load_state_dict(state)
+    return optimizers, list(made[1])
+
+
+def _any_optimizer(module: nn.Module, bundle: Bundle) -> list[Optimizer]:
+    """Return optimizers that only hold the parameters, as many as the incident's index asks for."""
+    index = bundle.facts.get("optimizer")
+    if type(index) is not int or not 0 <= index < MAX_OPTIMIZERS:
+        raise RebuildError(f"replay.json: optimizer is {str(index)[:40]}, which is no index")
+    with user_code("the module has nothing to train"):
+        return [torch.optim.SGD(module.parameters(), lr=0.0) for _ in range(index + 1)]
 
 
 def _fill(module: nn.Module, bundle: Bundle) -> None:
     """Give the module the weights, buffers and flags of the failing step."""
-    if bundle.weights is None:
-        raise RebuildError("the weights were left out of this incident: " + "; ".join(bundle.notes))
-    missing = set(bundle.weights) - set(dict(module.named_parameters()))
-    setup: Any = getattr(module, "setup", None)
-    if missing and callable(setup):
-        setup("fit")  # layers whose sizes depend on the data are made there
-    parameters = dict(module.named_parameters())
-    unlike = sorted(set(bundle.weights) ^ set(parameters))
+    weights: dict[str, Tensor] = bundle.weights or {}
+    parameters: dict[str, Any] = dict(module.named_parameters())
+    unlike = sorted(set(weights) ^ set(parameters))
     if unlike:
-        raise RebuildError(
-            f"the rebuilt {type(module).__name__} has other parameters: {', '.join(unlike[:3])}; {_HINT}"
-        )
-    frozen, evaluating = set(bundle.facts.get("frozen") or ()), set(bundle.facts.get("evaluating") or ())
-    for name, saved in bundle.weights.items():
-        parameter: Any = parameters[name]
-        if is_lazy(parameter):
-            parameter.materialize(saved.shape)
-        if parameter.shape != saved.shape:
-            raise RebuildError(
-                f"{name} has shape {tuple(parameter.shape)} here and {tuple(saved.shape)} in the incident"
-            )
-        parameter.data = saved
-        parameter.requires_grad_(name not in frozen)
+        raise RebuildError(f"the rebuilt {type(module).__name__} has other parameters: {_some(unlike)}; {HINT}")
+    frozen = _names(bundle, "frozen")
+    for name, saved in weights.items():
+        _set_parameter(parameters[name], name, saved, frozen=name in frozen)
     for name, saved in bundle.buffers.items():
         owner, _, key = name.rpartition(".")
-        module.get_submodule(owner)._buffers[key] = saved  # noqa: SLF001 - also buffers that came to be in training
+        with user_code(f"the rebuilt {type(module).__name__} has no place for the buffer {name}"):
+            module.get_submodule(owner)._buffers[key] = saved.clone()  # noqa: SLF001 - also those that came to be in training
+    evaluating = _names(bundle, "evaluating")
     for name, part in module.named_modules():
         part.training = name not in evaluating
 
 
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _set_parameter(parameter: Any, name: str, saved: Tensor, *, frozen: bool) -> None:
+    with user_code(f"{name} cannot take the value from the incident"):
+        if is_lazy(parameter):
+            parameter.materialize(saved.shape)
+        if parameter.shape != saved.shape:
+            here, there = tuple(parameter.shape), tuple(saved.shape)
+            raise RebuildError(f"{name} has shape {here} here and {there} in the incident; {HINT}")
+        parameter.data = saved.detach()
+        parameter.requires_grad_(not frozen)
+
+
+def _names(bundle: Bundle, fact: str) -> set[str]:
+    names = bundle.facts.get(fact, [])
+    if not isinstance(names, list):
+        raise RebuildError(f"replay.json: {fact} is a {type(names).__name__}, not a list of names")
+    return {str(name) for name in names}
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")

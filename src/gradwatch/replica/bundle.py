@@ -110,17 +110,16 @@ def _named(tensors: Mapping[str, Tensor], kind: str, notes: list[str]) -> dict[s
 
 
 def _within(parts: dict[str, Any], limit: int, notes: list[str]) -> dict[str, Any]:
-    """Return the parts with None for those that would exceed ``limit`` bytes."""
-    kept: dict[str, Any] = {}
+    """Return the parts, with None from the first on that would exceed ``limit`` bytes: the rest is of no use alone."""
+    kept: dict[str, Any] = dict.fromkeys(parts)
     used = 0
     for name, value in parts.items():
         size = _size(value)
-        fits = used + size <= limit
-        kept[name] = value if fits else None
-        if fits:
-            used += size
-        else:
+        if used + size > limit:
             notes.append(f"{name.replace('_', ' ')} take {size:,} bytes, over the limit of {limit:,}: left out")
+            break
+        kept[name] = value
+        used += size
     return kept
 
 
