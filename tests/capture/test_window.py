@@ -45,6 +45,13 @@ def test_a_batch_and_its_step() -> None:
         assert [m.batch for m in window.micro_batches] == [f"batch {batch}"]
 
 
+def test_the_attributes_from_before_a_batch_are_kept_with_it() -> None:
+    window: StepWindow[int] = StepWindow()
+    window.begin(0, "a", None, {"tau": 1.0})
+    window.begin(1, "b")
+    assert [m.attributes for m in window.micro_batches] == [{"tau": 1.0}, {}]
+
+
 def test_accumulation_keeps_the_batches_of_one_step() -> None:
     window: StepWindow[int] = StepWindow()
     for start in (0, 4):

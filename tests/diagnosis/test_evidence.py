@@ -5,6 +5,11 @@ from typing import Any
 import pytest
 
 from gradwatch.diagnosis.evidence import PHASES, Evidence, affected, first_seen, origin_of
+from gradwatch.diagnosis.memory import Leaf, Special
+from gradwatch.diagnosis.module_stack import Location
+from gradwatch.diagnosis.responsibility import Explanation
+from gradwatch.diagnosis.trace import Identity, Record
+from gradwatch.diagnosis.verdict import Traced
 from gradwatch.records import TensorSummary
 
 SUMMARY = TensorSummary(shape=(2, 3), dtype="float32", min=0.0, max=1.0, nan=1, posinf=0, neginf=0, zeros=2)
@@ -72,3 +77,24 @@ def test_a_parameter_of_the_root_module_has_the_empty_module_name() -> None:
 @pytest.mark.parametrize("name", ORDER)
 def test_gradients_alone_may_have_come_from_another_rank(name: str) -> None:
     assert evidence(name).is_local == (name != "gradients")
+
+
+LEAF = Leaf("batch", "batch['x']", Special(nan=True), False, SUMMARY, [1, 0], [1])
+RECORD = Record(
+    7,
+    Identity("log", Location("head", "Head"), None),
+    Special(neginf=True),
+    of_infinity=Explanation(transition="finite->inf"),
+)
+
+
+@pytest.mark.parametrize("root", [LEAF, RECORD], ids=["batch", "operation"])
+@pytest.mark.parametrize(("samples", "named"), [(frozenset({3, 1}), 1), (frozenset(), None)])
+def test_the_samples_that_the_replay_has_proved_are_named(
+    root: Any, samples: frozenset[int], named: int | None
+) -> None:
+    """The rows of a birth alone do not say it."""
+    traced = Traced(root, samples=samples, is_bad=True, loss_is_bad=True)
+    origin = origin_of(Evidence(losses=["NaN"], traced=traced), [0])
+    assert origin.sample == named
+    assert origin.phase == ("input" if root is LEAF else "forward")

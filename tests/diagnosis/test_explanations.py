@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.explanations import counted, explain, explain_from_afar, names
@@ -64,10 +67,21 @@ IMAGE = TensorSummary(shape=(4, 5), dtype="float32", min=0.0, max=1.0, nan=3, po
         ),
         (
             Evidence(gradients=["a.weight"], gradients_read=3),
-            "The loss is finite, but 1 of 3 gradients are not (a.weight): the value was born in the backward pass.",
+            "The loss is finite, but 1 of 3 gradients is not (a.weight): the value was born in the backward pass.",
+        ),
+        (
+            Evidence(gradients=["weight"], gradients_read=1),
+            "The loss is finite, but the only gradient is not (weight): the value was born in the backward pass.",
+        ),
+        (
+            Evidence(losses=["NaN"], gradients=["weight"], gradients_read=1),
+            (
+                "The loss is NaN, and batch, weights and buffers were finite before this step: an operation of the"
+                " forward pass made it. The only gradient is non-finite too."
+            ),
         ),
     ],
-    ids=["optimizer", "parameter", "batch", "batches", "buffer", "loss", "loss-alone", "gradient"],
+    ids=["optimizer", "parameter", "batch", "batches", "buffer", "loss", "loss-alone", "gradient", "only", "loss-only"],
 )
 def test_explanation(evidence: Evidence, explanation: str) -> None:
     text = explain(evidence)
@@ -90,6 +104,39 @@ def test_explanation(evidence: Evidence, explanation: str) -> None:
 def test_advice_says_what_to_change(evidence: Evidence, words: list[str]) -> None:
     advice = explain(evidence).advice
     assert [word for word in words if word not in advice] == []
+
+
+@pytest.mark.parametrize(
+    ("state", "squared"),
+    [
+        (["head.weight.exp_avg_sq"], True),
+        (["head.weight.exp_avg_sq", "head.bias.max_exp_avg_sq"], True),
+        (["head.weight.square_avg"], True),
+        (["head.weight.exp_avg", "head.weight.exp_avg_sq"], False),  # a bad gradient would be in both
+        (["head.weight", "head.weight.exp_avg_sq"], False),
+        (["head.weight.momentum_buffer"], False),
+    ],
+)
+def test_a_second_moment_alone_is_bad_by_a_square(state: list[str], *, squared: bool) -> None:
+    text = explain(Evidence(optimizer=state))
+    assert ("The square of a gradient overflowed" in text.explanation) == squared
+    assert ("eps" in text.advice) != squared
+    assert state[0] in text.explanation
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adadelta])
+def test_a_square_that_overflows_spoils_the_second_moment_alone_and_stops_the_weight(kind: Any) -> None:
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = kind([weight], lr=0.1)
+    weight.grad = torch.tensor([1e21, 1.0])
+    optimizer.step()
+    bad = [name for name, value in optimizer.state[weight].items() if not bool(torch.as_tensor(value).isfinite().all())]
+    assert explain(Evidence(optimizer=[f"weight.{name}" for name in bad])).explanation.startswith("The square of a")
+    after = weight.detach().clone()
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    moved: Any = (weight.detach() != after).tolist()
+    assert moved == [False, True]
 
 
 @pytest.mark.parametrize(("ranks", "where"), [([1], "rank 1"), ([1, 3], "ranks 1, 3")])

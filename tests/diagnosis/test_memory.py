@@ -14,12 +14,14 @@ from gradwatch.diagnosis.memory import (
     Memory,
     Special,
     can_be_nonfinite,
+    holds_nan,
     is_mask,
     looks_deliberate,
     span,
     special_of,
 )
 from gradwatch.diagnosis.module_stack import Location
+from gradwatch.diagnosis.responsibility import Explanation
 from gradwatch.diagnosis.trace import Identity, Record
 
 if TYPE_CHECKING:
@@ -29,7 +31,8 @@ INF, NAN = math.inf, math.nan
 
 
 def record(name: str = "log") -> Record:
-    return Record(1, Identity(name, Location("", "Module"), None), Special(nan=True), [], False, [], "finite->nan")
+    identity = Identity(name, Location("", "Module"), None)
+    return Record(1, identity, Special(nan=True), of_nan=Explanation(transition="finite->nan"))
 
 
 def write(memory: Memory, tensor: Tensor, writer: Record | None, made_by: str = "op") -> None:
@@ -52,6 +55,8 @@ def read(memory: Memory, tensor: Tensor) -> Read:
         ([1.0, NAN], Special(nan=True)),
         ([INF], Special(posinf=True)),
         ([-INF, 0.0], Special(neginf=True)),
+        ([INF, -INF], Special(posinf=True, neginf=True)),  # their sum is NaN
+        ([NAN, -INF], Special(nan=True, neginf=True)),
         ([NAN, INF, -INF], Special(nan=True, posinf=True, neginf=True)),
     ],
 )
@@ -63,6 +68,22 @@ def test_the_kinds_of_bad_numbers_are_told_apart(values: list[float], expected: 
 def test_the_largest_finite_numbers_are_finite() -> None:
     for dtype in (torch.float32, torch.float16, torch.float64):
         assert not special_of(torch.full((1000,), torch.finfo(dtype).max, dtype=dtype))
+
+
+def test_the_largest_finite_numbers_beside_a_nan_are_no_infinities() -> None:
+    """Their sum overflows."""
+    x = torch.full((1000,), torch.finfo(torch.float32).max)
+    x[7] = NAN
+    assert special_of(x) == Special(nan=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([1.0], False), ([INF, 1.0], False), ([INF, -INF], False), ([1.0, NAN], True), ([INF, NAN], True)],
+)
+def test_nan_is_told_from_infinities_that_add_up_to_it(values: list[float], *, expected: bool) -> None:
+    assert holds_nan(torch.tensor(values)) == expected
+    assert not holds_nan(torch.ones(2, dtype=torch.long))
 
 
 def test_eight_bit_floats_are_looked_at_too() -> None:
@@ -146,6 +167,17 @@ def test_a_bad_result_is_remembered_until_it_is_overwritten() -> None:
     assert read(memory, x).writers == [writer]
     write(memory, x.zero_(), None)
     assert read(memory, x).writers == []
+
+
+def test_what_a_part_holds_is_looked_at_again_after_a_write() -> None:
+    memory, x, writer = Memory({}), torch.tensor([NAN, INF, 1.0]), record()
+    write(memory, x, writer)
+    assert read(memory, x[:2]).special == Special(nan=True, posinf=True)
+    assert read(memory, x[2:]).special == FINITE
+    assert read(memory, x).special == Special(nan=True, posinf=True)
+    write(memory, x[:1].zero_(), None)
+    assert read(memory, x[:2]).special == Special(posinf=True)
+    assert read(memory, x).special == Special(posinf=True)
 
 
 def test_parts_of_a_storage_are_remembered_apart() -> None:
@@ -266,14 +298,23 @@ def test_a_weight_that_was_bad_is_listed_once() -> None:
 
 
 def test_uninitialised_memory_is_blamed_on_what_reserved_it_when_it_is_read() -> None:
-    memory, x, writer = Memory({}), torch.tensor([1.0, NAN]), record("empty")
-    writer.transition = None
+    memory, x = Memory({}), torch.tensor([1.0, NAN])
+    writer = Record(1, record("empty").identity, FINITE)
     memory.reserve([x], writer)
     [found] = read(memory, x).writers
     assert found is writer
     assert (found.transition, found.bad_index) == ("finite->nan", [1])
+    assert found.of_infinity is None
     assert found.output is not None
     assert found.output.nan == 1
+
+
+def test_uninitialised_memory_is_to_blame_for_each_kind() -> None:
+    memory, x = Memory({}), torch.tensor([1.0, NAN, INF])
+    writer = Record(1, record("empty").identity, FINITE)
+    memory.reserve([x], writer)
+    read(memory, x)
+    assert [why and why.transition for why in (writer.of_nan, writer.of_infinity)] == ["finite->nan", "finite->inf"]
 
 
 def test_uninitialised_memory_that_happens_to_be_good_is_not_blamed() -> None:

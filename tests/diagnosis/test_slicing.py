@@ -4,29 +4,26 @@ import torch
 
 from gradwatch.diagnosis.memory import Leaf, Special
 from gradwatch.diagnosis.module_stack import Location
-from gradwatch.diagnosis.slicing import first_birth
+from gradwatch.diagnosis.responsibility import Explanation
+from gradwatch.diagnosis.slicing import births, first_birth
 from gradwatch.diagnosis.summary import summary_of
 from gradwatch.diagnosis.trace import Identity, Record
 
+IDENTITY = Identity("op", Location("", "Module"), None)
+NAN, INFINITY = Special(nan=True), Special(posinf=True)
+
 
 def record(index: int, *causes: Record | Leaf, context: bool = False, shrinks: bool = False) -> Record:
-    """An operation that follows from ``causes``; of context they are the parents."""
-    identity = Identity("op", Location("", "Module"), None)
-    before = list(causes)
-    return Record(
-        index,
-        identity,
-        Special(nan=True),
-        [] if context else before,
-        context,
-        before if context else [],
-        None,
-        shrinks=shrinks,
-    )
+    """An operation that follows from ``causes``; of context, which are infinities, they are the parents."""
+    if context:
+        why = Explanation(via="inf", context=True, parents=causes)
+        return Record(index, IDENTITY, INFINITY, of_infinity=why, shrinks=shrinks)
+    return Record(index, IDENTITY, NAN, of_nan=Explanation(causes), shrinks=shrinks)
 
 
 def leaf(*, context: bool = False) -> Leaf:
-    return Leaf("batch", "batch", Special(nan=True), context, summary_of(torch.ones(1)), None, [])
+    special = INFINITY if context else NAN
+    return Leaf("batch", "batch", special, context, summary_of(torch.ones(1)), None, [])
 
 
 def test_nothing_depends_on_nothing() -> None:
@@ -92,3 +89,52 @@ def test_a_chain_longer_than_the_recursion_limit_is_followed() -> None:
     for index in range(1, 5000):
         at = record(index, at)
     assert first_birth([at]) is born
+
+
+# -- NaN and infinities of different origins in one tensor -------------------------------------------------------------
+
+
+def overflow(index: int) -> Record:
+    return Record(index, IDENTITY, INFINITY, of_infinity=Explanation(transition="finite->inf"))
+
+
+def mixed(index: int, nan: Record | Leaf, infinity: Record | Leaf) -> Record:
+    """A tensor with NaN of one origin and infinities of another."""
+    why_infinite = Explanation([infinity], via="inf")
+    return Record(index, IDENTITY, Special(nan=True, posinf=True), Explanation([nan]), why_infinite)
+
+
+def test_a_nan_is_followed_to_its_own_origin_and_an_infinity_to_its_own() -> None:
+    nan, infinity = record(1), overflow(2)
+    both = mixed(3, nan, infinity)
+    only_infinity = Record(4, IDENTITY, INFINITY, of_infinity=Explanation([both], via="inf"))
+    only_nan = record(4, both)
+    assert births([only_infinity]) == [infinity]
+    assert births([only_nan]) == [nan]
+
+
+def test_a_nan_that_infinities_have_made_is_followed_to_them() -> None:
+    """inf - inf: the NaN in the same tensor has nothing to do with it."""
+    nan, infinity = record(1), overflow(2)
+    both = mixed(3, nan, infinity)
+    difference = Record(4, IDENTITY, NAN, of_nan=Explanation([both], via="inf"))
+    assert births([difference]) == [infinity]
+
+
+def test_an_infinity_that_a_nan_has_made_is_followed_to_it() -> None:
+    nan, infinity = record(1), overflow(2)
+    replaced = Record(4, IDENTITY, INFINITY, of_infinity=Explanation([mixed(3, nan, infinity)], via="nan"))
+    assert births([replaced]) == [nan]
+
+
+def test_one_operation_is_asked_for_each_kind_once() -> None:
+    nan, infinity = record(1), overflow(2)
+    both = mixed(3, nan, infinity)
+    of_both_kinds = Record(5, IDENTITY, NAN, of_nan=Explanation([record(4, both), both], via="nan"))
+    of_infinity = Record(6, IDENTITY, INFINITY, of_infinity=Explanation([both], via="inf"))
+    assert births([of_both_kinds, of_infinity]) == [nan, infinity]
+
+
+def test_all_births_are_found_in_order_and_once() -> None:
+    batch, early, late = leaf(), record(1), record(2)
+    assert births([record(5, late, early), record(6, early, batch)]) == [batch, early, late]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradwatch.diagnosis.memory import Leaf
-from gradwatch.diagnosis.trace import MAX_INPUTS, StopAtBirth, Tracer
+from gradwatch.diagnosis.trace import MAX_INPUTS, Record, StopAtBirth, Tracer
 from tests.diagnosis.tracing import birth, blamed, leaf, line_of, tracer_of, zeros
 
 if TYPE_CHECKING:
@@ -77,6 +77,51 @@ def test_the_earliest_of_several_births_is_blamed() -> None:
 
 def test_a_nan_is_blamed_on_a_nan_before_it_is_blamed_on_an_infinity() -> None:
     assert birth(lambda: zeros().log() + (-torch.ones(3)).sqrt()).identity.op == "sqrt"
+
+
+@pytest.mark.parametrize(("part", "op"), [(slice(0, 3), "log"), (slice(3, 6), "sqrt")], ids=["infinity", "nan"])
+def test_a_nan_and_an_infinity_in_one_tensor_are_each_followed_to_their_own(part: slice, op: str) -> None:
+    """Tensors are followed as wholes; that the part holds one kind only says which way to go."""
+
+    def step() -> Tensor:
+        both = torch.cat([zeros().log(), (-torch.ones(3)).sqrt()]) * 2.0
+        return both[part].sum()
+
+    assert birth(step).identity.op == op
+
+
+def test_a_record_says_of_each_kind_what_explains_it() -> None:
+    modules, tracer = tracer_of()
+    with modules, tracer:
+        infinite, nan = zeros().log(), (-torch.ones(3)).sqrt()
+        both = torch.cat([infinite, nan])
+        quotient = torch.tensor([1.0, 0.0]) / torch.zeros(2)
+    [joined], [divided] = tracer.record_of(both), tracer.record_of(quotient)
+    [log], [sqrt] = tracer.record_of(infinite), tracer.record_of(nan)
+    assert isinstance(joined, Record)
+    assert isinstance(divided, Record)
+    assert joined.of_nan is not None
+    assert joined.of_infinity is not None
+    assert (joined.of_nan.causes, joined.of_infinity.causes) == ([sqrt], [log])
+    assert (joined.transition, joined.context) == (None, False)
+    assert divided.of_nan is not None
+    assert divided.of_infinity is not None
+    assert (divided.of_nan.transition, divided.of_infinity.transition) == ("finite->nan", "finite->inf")
+    assert divided.transition == "finite->nan"
+    assert isinstance(log, Record)
+    assert (log.of_nan, log.transition) == (None, "finite->inf")
+
+
+def test_a_nan_beside_a_mask_is_no_context() -> None:
+    modules, tracer = tracer_of()
+    with modules, tracer:
+        masked = masked_fill(torch.ones(3))
+        spoilt = torch.cat([masked, (-torch.ones(1)).sqrt()])
+    [mask], [both] = tracer.record_of(masked), tracer.record_of(spoilt)
+    assert isinstance(mask, Record)
+    assert isinstance(both, Record)
+    assert mask.context
+    assert not both.context
 
 
 def test_a_finite_result_is_blamed_on_nothing() -> None:

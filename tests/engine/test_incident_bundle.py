@@ -26,7 +26,8 @@ def _loss(module: nn.Module, batch: Any) -> torch.Tensor:
 
 def _failure(module: nn.Module) -> Failure:
     buffers = {"norm.running_mean": torch.full((6,), 7.0)}  # as they were before the step
-    moments = [Moment(torch.full((2, 4), float(i)), 4 + i, randomness.capture(), buffers) for i in range(2)]
+    attributes = {"tau": 0.25, "warm": True, "bound": torch.ones(2)}
+    moments = [Moment(torch.full((2, 4), float(i)), 4 + i, randomness.capture(), buffers, attributes) for i in range(2)]
     return Failure(moments, 1, steps_before=2, with_step=False, loss_scale=8.0, born=frozenset({"head.bias", "a"}))
 
 
@@ -46,6 +47,15 @@ def test_a_failure_comes_back_from_the_disk(tmp_path: Path) -> None:
         assert torch.equal(mine.batch, theirs.batch)  # type: ignore[arg-type]
         assert torch.equal(mine.random_state.cpu, theirs.random_state.cpu)  # type: ignore[union-attr]
         assert torch.equal(mine.buffers["norm.running_mean"], torch.full((6,), 7.0))
+        numbers = {name: value for name, value in mine.attributes.items() if name != "bound"}
+        assert numbers == {"tau": 0.25, "warm": True}
+        assert torch.equal(mine.attributes["bound"], torch.ones(2))  # type: ignore[arg-type]
+
+
+def test_an_attribute_of_another_kind_is_not_set() -> None:
+    """Whoever has changed the file must not be able to put anything else into a module."""
+    bundle = replace(_bundle(Net()), attributes={"tau": 0.5, "forward": "no", "head": None, "norm": []})
+    assert failure_of(bundle).moments[0].attributes == {"tau": 0.5}
 
 
 def test_buffers_are_those_from_before_the_step_and_the_others_as_they_are() -> None:

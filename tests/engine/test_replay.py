@@ -169,6 +169,139 @@ def test_autocast_of_the_step_is_seen() -> None:
     assert (root_of(trace(loss)).identity.op, root_of(trace(loss)).transition) == ("to_copy", "finite->inf")
 
 
+# -- several births, and the one that matters --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "suspected"),
+    [(torch.log, 0.0, 1), (torch.log, -1.0, 2), (torch.sqrt, -1.0, 2)],
+    ids=["infinity", "nan", "nan-with-derivative"],
+)
+def test_a_label_that_is_indexed_away_is_not_blamed_beside_a_fault(
+    function: Callable[[Tensor], Tensor], argument: float, suspected: int
+) -> None:
+    """Rows without a label are taken out at the end: the label is harmless by itself.
+
+    An infinity has an origin of its own; of two NaN both are found, and it takes a run without each. The derivative of
+    sqrt at a result that was set to 0 is infinite, but it is the loss that was bad.
+    """
+
+    def loss(module: Any, batch: Any) -> Tensor:
+        x, y = batch
+        bad = function(module(x) * 0.0 + argument)
+        return torch.cat([bad, y[:, None]], dim=1).sum(1)[~y.isnan()].mean()
+
+    traced = trace(loss, (ONES, torch.tensor([math.nan, 1.0])))
+    assert root_of(traced).identity.op == function.__name__
+    assert len(traced.births) == suspected
+
+
+def test_a_label_that_reaches_the_loss_is_blamed_beside_what_does_not() -> None:
+    def loss(module: Any, batch: Any) -> Tensor:
+        x, y = batch
+        both = torch.cat([(module(x) * 0.0 - 1.0).sqrt(), y[:, None]], dim=1)
+        return both[:, 1].mean() + 0.0 * module(x).mean()
+
+    found = trace(loss, (ONES, torch.tensor([math.nan, 1.0]))).root
+    assert isinstance(found, Leaf)
+    assert found.name == "batch[1]"
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0], ids=["infinity", "nan"])
+def test_of_stacked_tasks_the_one_that_is_left_out_is_not_blamed(shift: float) -> None:
+    def loss(module: Any, batch: Any) -> Tensor:
+        out = module(batch)
+        nothing_valid = out[:0].mean()
+        tasks = torch.stack([nothing_valid, (out * 0.0 + shift).log().mean()])
+        return tasks[1] * 2.0
+
+    assert root_of(trace(loss)).identity.op == "log"
+
+
+def test_where_each_of_several_births_is_enough_the_first_is_named() -> None:
+    def loss(module: Any, batch: Any) -> Tensor:
+        zero = module(batch) * 0.0
+        return (zero - 1.0).sqrt().mean() + (zero - 2.0).log().mean()
+
+    traced = trace(loss)
+    assert root_of(traced).identity.op == "sqrt"
+    assert [record.identity.op for record in traced.births] == ["sqrt", "log"]  # type: ignore[union-attr]
+
+
+# -- the samples -------------------------------------------------------------------------------------------------------
+
+
+def logarithm(module: Any, batch: Any) -> Tensor:
+    return (module[0](batch).mean() * 0.0 + batch[:, 0]).log().mean()
+
+
+def test_samples_are_named_without_which_the_step_is_finite() -> None:
+    batch = torch.ones(4, 3)
+    batch[[1, 3], 0] = 0.0
+    traced = trace(logarithm, batch)
+    assert root_of(traced).identity.op == "log"
+    assert traced.samples == {1, 3}
+
+
+def test_samples_are_not_named_where_the_step_stays_bad_without_them() -> None:
+    """Rows of a result of the batch's extent that are not the samples'."""
+
+    def loss(module: Any, batch: Any) -> Tensor:
+        return module[0](batch).mean() + (torch.arange(4.0) - 1.0).abs().log().mean()
+
+    traced = trace(loss, torch.ones(4, 3))
+    assert (root_of(traced).identity.op, root_of(traced).bad_rows, root_of(traced).rows) == ("log", [1], 4)
+    assert traced.samples == frozenset()
+
+
+def test_a_bad_sample_of_the_batch_is_named_and_the_batch_is_left_alone() -> None:
+    batch = torch.ones(4, 3)
+    batch[2, 1] = math.nan
+    before = batch.clone()
+    traced = trace(lambda module, given: module[0](given).mean(), batch)
+    assert traced.samples == {2}
+    assert torch.equal(batch.nan_to_num(7.0), before.nan_to_num(7.0))
+
+
+# -- state that the module keeps by itself -----------------------------------------------------------------------------
+
+
+class Tempered(nn.Module):
+    """Lowers its own temperature at every step: a number, or a tensor that is no buffer."""
+
+    def __init__(self, tau: float | Tensor) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+        self.tau = tau
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.tau = self.tau - 0.25
+        return self.linear(x).mean() / self.tau
+
+
+@pytest.mark.parametrize("tau", [0.25, torch.tensor(0.25)], ids=["number", "tensor"])
+def test_attributes_are_as_they_were_before_the_step(tau: float | Tensor) -> None:
+    module = Tempered(tau)
+    assert not bool(mean(module, ONES).isfinite())  # the step itself; tau is 0 now
+    moment = Moment(ONES, 0, None, {}, {"tau": tau})
+    traced = replayer(mean, module).trace(Failure([moment], 0))
+    assert root_of(traced).identity.op == "div"
+    assert float(module.tau) == 0.0
+    as_it_is_now = replayer(mean, module).trace(failure(ONES))
+    assert as_it_is_now.root is None
+
+
+def test_a_tensor_that_the_step_writes_into_is_not_the_one_that_was_kept() -> None:
+    def loss(module: Any, batch: Any) -> Tensor:
+        module.tau -= 0.25
+        return module.linear(batch).mean() / module.tau
+
+    module, kept = Tempered(torch.tensor(0.0)), torch.tensor(0.25)
+    traced = replayer(loss, module).trace(Failure([Moment(ONES, 0, None, {}, {"tau": kept})], 0))
+    assert root_of(traced).identity.op == "div"
+    assert float(kept) == 0.25
+
+
 # -- one micro-batch, then the window --------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gradwatch.replica.copying import SideCopy, side_copy
+from gradwatch.replica.once import CannotRepeatError, ReadOnce
 from gradwatch.replica.randomness import capture, generators_in, restore
 from tests.replica.odd_modules import ODD, Body, Closures, ModuleHooks, Noise, Odd, Parent, Tied, Uncopyable, Views
 
@@ -272,8 +273,8 @@ def test_a_counter_in_a_closure_is_copied() -> None:
 
 def test_a_function_that_holds_nothing_of_the_module_stays_itself() -> None:
     module: Any = Body()
-    factor = 2.0
-    module.scaled = lambda x: x * factor
+    factor = torch.float32
+    module.scaled = lambda x: x.to(factor)
     module.activation = torch.nn.functional.relu
     copied: Any = side_copy(module).module
     assert copied.scaled is module.scaled
@@ -315,21 +316,48 @@ def test_what_cannot_be_copied_is_shared_object_by_object() -> None:
     copied: Any = side_copy(module).module
     assert copied.lock is module.lock
     assert copied.thread is module.thread
-    assert copied.generator is module.generator
+    assert isinstance(copied.generator, ReadOnce)
     assert copied.data is module.data
     assert copied.holder is not module.holder
     assert copied.holder.lock is module.lock
     assert copied.holder.scale is not module.holder.scale
 
 
-def test_files_queues_and_loggers_are_shared(tmp_path: Any) -> None:
+def test_a_number_that_a_function_counts_up_is_its_own_in_the_copy() -> None:
+    module: Any = Body()
+    calls = 0
+
+    def count() -> int:
+        nonlocal calls
+        calls += 1
+        return calls
+
+    module.count = count
+    copied: Any = side_copy(module).module
+    assert (copied.count(), copied.count(), module.count()) == (1, 2, 1)
+
+
+def test_an_iterator_over_data_is_not_read_by_the_copy() -> None:
+    module: Any = Body()
+    numbers: Any = [1.0, 2.0, 3.0]
+    module.unlabelled = iter(torch.utils.data.DataLoader(numbers))
+    copied: Any = side_copy(module).module
+    with pytest.raises(CannotRepeatError, match="cannot be rewound"):
+        next(copied.unlabelled)
+    assert next(module.unlabelled).item() == 1.0
+
+
+def test_queues_and_loggers_are_shared_and_files_are_not_written_to(tmp_path: Any) -> None:
     module: Any = Body()
     module.logger_ = logging.getLogger("gradwatch.test")
     module.queue = queue.Queue(maxsize=1)
     with (tmp_path / "log").open("w") as file:
         module.file = file
         copied: Any = side_copy(module).module
-        assert copied.file is file
+        copied.file.write("twice")
+        with pytest.raises(CannotRepeatError, match="reads from a TextIOWrapper"):
+            copied.file.read()
+    assert (tmp_path / "log").read_text() == ""
     assert copied.logger_ is module.logger_
     assert copied.queue is module.queue
 

@@ -53,8 +53,7 @@ def test_an_incident_in_full() -> None:
     assert format_incident(incident(), path) == (
         "Non-finite gradient at step 12 (epoch 1, batch 2, rank 0 of 2): this update was dropped, and training goes"
         " on.\n"
-        "  origin       the derivative of sqrt, in encoder.norm (LayerNorm), the backward pass, finite->inf,\n"
-        "               rank 0\n"
+        "  origin       sqrt, in encoder.norm (LayerNorm), the backward pass, finite->inf, rank 0\n"
         "  source       /home/me/model.py:42 in forward\n"
         "               y = x.sqrt()\n"
         "  affected     head.weight, head.bias\n"

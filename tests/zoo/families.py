@@ -22,6 +22,7 @@ FAMILIES = (
     "dynamics",
     "custom_functions",
     "domains",
+    "combined",
     "healthy_losses",
     "healthy_masks",
     "healthy_training",

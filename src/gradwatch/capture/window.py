@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
@@ -29,13 +29,15 @@ class MicroBatch(Generic[P]):
 
     ``unread`` holds scalars that are still on the device: the losses, then the total gradient norm after this batch's
     backward if no step followed it. Their host values go to ``losses``, of which the first ``judged`` have been
-    answered by a decision, and to ``gradient_norm``. ``random_state`` is that from before the batch.
+    answered by a decision, and to ``gradient_norm``. ``random_state`` and ``attributes`` (the
+    module's own) are those from before the batch.
     """
 
     index: int
     position: P
     batch: object
     random_state: RandomState | None = None
+    attributes: Mapping[str, object] = field(default_factory=dict)
     unread: list[Tensor] = field(default_factory=list)
     flagged: bool = False
     losses: list[float] = field(default_factory=list)
@@ -83,12 +85,18 @@ class StepWindow(Generic[P]):
         """The non-finite losses that count for the next step."""
         return [x for batch in self.micro_batches for x in self.losses_of(batch) if not math.isfinite(x)]
 
-    def begin(self, position: P, batch: object, random_state: RandomState | None = None) -> None:
+    def begin(
+        self,
+        position: P,
+        batch: object,
+        random_state: RandomState | None = None,
+        attributes: Mapping[str, object] | None = None,
+    ) -> None:
         """Add a batch, in a new window if an optimizer has stepped."""
         if self.starts_anew:
             self.micro_batches = []
         self._closed = False
-        self.micro_batches.append(MicroBatch(len(self.micro_batches), position, batch, random_state))
+        self.micro_batches.append(MicroBatch(len(self.micro_batches), position, batch, random_state, attributes or {}))
 
     def observe(self, loss: Tensor) -> None:
         """Keep a scalar loss of the current batch on its device."""

@@ -149,6 +149,11 @@ def is_half(dtype: str) -> bool:
     return dtype in ("float16", "complex32")
 
 
+def is_complex(dtype: str) -> bool:
+    """Whether its numbers have an imaginary part."""
+    return dtype.startswith("complex")
+
+
 def magnitude(summary: TensorSummary) -> float:
     """Return the largest finite magnitude, 0.0 if there is none."""
     return max(abs(summary.min or 0.0), abs(summary.max or 0.0))

@@ -11,8 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gradwatch.diagnosis.circumstances import LARGE, Birth, limit, magnitude
-from gradwatch.diagnosis.explanations import Text
-from gradwatch.diagnosis.wording import consequence
+from gradwatch.diagnosis.wording import Text, consequence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -32,9 +32,9 @@ class Evidence:
     """What is non-finite at a bad step, by name; state as it was before the first bad micro-batch.
 
     ``optimizer`` lists state tensors, and weights that the optimizer's last step has made so. ``traced`` is what a
-    replay of the step has found, None without one; ``batch_size`` the extent of the batch's first dimension;
-    ``growth`` how loss or gradient norm had risen before; ``finite_at`` the last step at which a scan has found
-    weights, buffers and optimizer state finite; ``update`` what the optimizer is known to have done.
+    replay of the step has found, None without one; ``growth`` how loss or gradient norm had risen before;
+    ``finite_at`` the last step at which a scan has found weights, buffers and optimizer state finite; ``update`` what
+    the optimizer is known to have done.
     """
 
     optimizer: list[str] = field(default_factory=list)
@@ -45,7 +45,6 @@ class Evidence:
     gradients: list[str] = field(default_factory=list)
     gradients_read: int = 0
     traced: Traced | None = None
-    batch_size: int | None = None
     growth: Growth | None = None
     finite_at: int | None = None
     update: Update | None = None
@@ -115,10 +114,10 @@ def origin_of(evidence: Evidence, ranks: list[int]) -> Origin:
     """Return the origin: of a replay, else what is known without one."""
     seen, traced = first_seen(evidence), evidence.traced
     if traced is not None and isinstance(traced.root, Leaf):
-        origin = origin_of_leaf(traced.root, ranks, batch_size=evidence.batch_size)
+        origin = origin_of_leaf(traced.root, ranks, traced.samples)
         return _by_update(replace(origin, phase="optimizer"), evidence) if seen == "optimizer" else origin
     if traced is not None and isinstance(traced.root, Record):
-        return origin_of_record(traced.root, ranks, loss_is_bad=traced.loss_is_bad, batch_size=evidence.batch_size)
+        return origin_of_record(traced.root, ranks, traced.samples, loss_is_bad=traced.loss_is_bad)
     names = affected(evidence) if seen in ("parameter", "buffer") else []
     summary = evidence.batch[0] if seen == "batch" else None
     origin = Origin(

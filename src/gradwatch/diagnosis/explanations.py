@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from gradwatch.diagnosis.evidence import affected, first_seen
 from gradwatch.diagnosis.memory import Leaf
+from gradwatch.diagnosis.wording import Text, gradients
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,13 +17,8 @@ if TYPE_CHECKING:
     from gradwatch.records import TensorSummary
 
 NAMES_SHOWN = 3
-
-
-class Text(NamedTuple):
-    """What happened, and what to change."""
-
-    explanation: str
-    advice: str
+# Where Adam, RMSprop, Adadelta and Adagrad sum up squares of gradients.
+SQUARES = frozenset({"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"})
 
 
 def explain(evidence: Evidence) -> Text:
@@ -54,11 +50,25 @@ def explain_from_afar(ranks: list[int]) -> Text:
 
 
 def _optimizer(evidence: Evidence) -> Text:
+    if evidence.optimizer and all(name.rpartition(".")[2] in SQUARES for name in evidence.optimizer):
+        return _square(evidence)
     return Text(
         f"The optimizer made {names(evidence.optimizer)} non-finite; loss and gradients of that step were finite."
         f"{_update(evidence)}",
         "Lower the learning rate or clip the gradients; keep Adam's moments in float32 (in float16 its eps of 1e-8"
         " rounds to zero), and never set eps to 0.",
+    )
+
+
+def _square(evidence: Evidence) -> Text:
+    """A mean of squares alone became bad: a NaN or infinite gradient would be in the other moments too."""
+    return Text(
+        f"The square of a gradient overflowed in the optimizer: {names(evidence.optimizer)} became infinite, although"
+        " loss and gradients of that step were finite. It takes a gradient beyond about 1e19 in float32 and bfloat16,"
+        " beyond 256 in float16. Updates are divided by it: the weights there never move again.",
+        "Find out which step had so large a gradient: clip by value or norm, lower the learning rate, and unscale"
+        " before the step if the loss is scaled. An infinite moment stays: go back to a checkpoint from before, or"
+        " reset the optimizer's state.",
     )
 
 
@@ -112,7 +122,7 @@ def _buffer(evidence: Evidence) -> Text:
 
 def _loss(evidence: Evidence) -> Text:
     gradients = (
-        f"{len(evidence.gradients)} of {evidence.gradients_read} gradients are non-finite too."
+        f"{_gradients(evidence).capitalize()} non-finite too."
         if evidence.gradients
         else "All gradients are finite: weights would not have been harmed by this step."
     )
@@ -125,7 +135,7 @@ def _loss(evidence: Evidence) -> Text:
 
 def _gradient(evidence: Evidence) -> Text:
     return Text(
-        f"The loss is finite, but {len(evidence.gradients)} of {evidence.gradients_read} gradients are not"
+        f"The loss is finite, but {_gradients(evidence)} not"
         f" ({names(evidence.gradients)}): the value was born in the backward pass.{_untraced(evidence)}",
         _TRANSIENT if _came_out_finite(evidence) else _BACKWARD,
     )
@@ -173,8 +183,7 @@ def _leaf(evidence: Evidence) -> Leaf | None:
 
 
 def _came_out_finite(evidence: Evidence) -> bool:
-    traced = evidence.traced
-    return traced is not None and traced.root is None and traced.reason is None
+    return evidence.traced is not None and evidence.traced.came_out_finite
 
 
 def _untraced(evidence: Evidence) -> str:
@@ -202,6 +211,10 @@ def counted(summary: TensorSummary) -> str:
     """Return ``3 NaN and 1 +inf``."""
     kinds = ((summary.nan, "NaN"), (summary.posinf, "+inf"), (summary.neginf, "-inf"))
     return " and ".join(f"{count} {kind}" for count, kind in kinds if count)
+
+
+def _gradients(evidence: Evidence) -> str:
+    return gradients(len(evidence.gradients), evidence.gradients_read)
 
 
 def _victim(evidence: Evidence) -> str:

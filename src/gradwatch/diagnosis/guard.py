@@ -53,6 +53,11 @@ class StepGuard:
         self._saved: dict[int | None, Tensor] = {}
         self._generators: dict[int, tuple[torch.Generator, Tensor]] = {}
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the step has done nothing so far that had to be prevented or taken back, nor could have."""
+        return not (self.refused or self._shared or self._generators)
+
     def protect(self, shared: Iterable[Tensor]) -> None:
         """Give these their values back on exit, if the step writes to them."""
         self._shared.update({storage_key(tensor): tensor.detach() for tensor in shared})

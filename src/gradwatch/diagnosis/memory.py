@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import cmath
-import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
 from gradwatch.diagnosis.autograd_internals import StorageAlive, dense, storage_key
+from gradwatch.diagnosis.responsibility import Explanation
 from gradwatch.diagnosis.summary import bad_rows, first_bad_index, summary_of
 from gradwatch.numerics import nonfinite_counts
 
@@ -84,6 +84,7 @@ class _Entry:
     from_weights: bool = False
     bad: list[_Written] = field(default_factory=list)
     reserved_by: Record | None = None  # uninitialised so far
+    looked: dict[Any, Special] = field(default_factory=dict)  # at which parts since the last write
 
 
 class Memory:
@@ -111,8 +112,19 @@ class Memory:
         """Return what is known of the inputs of an operation; ``keep`` a copy if it may overwrite them."""
         return [self._read(tensor, keep=keep) for tensor in tensors]
 
-    def write(self, tensor: Tensor, writer: Record | None, made_by: str, *, from_weights: bool) -> None:
-        """Note that an operation has written ``tensor``; ``writer`` is its record if the result is not finite."""
+    def write(
+        self,
+        tensor: Tensor,
+        writer: Record | None,
+        made_by: str,
+        *,
+        from_weights: bool,
+        special: Special | None = None,
+    ) -> None:
+        """Note that an operation has written ``tensor``; ``writer`` is its record if the result is not finite.
+
+        ``special``: what the tensor holds now, where somebody has looked.
+        """
         key = storage_key(tensor)
         if key is None:
             return
@@ -121,6 +133,7 @@ class Memory:
             entry = self._entries[key] = _Entry(StorageAlive(tensor))
             self._prune()
         entry.made_by, entry.from_weights, entry.reserved_by = made_by, entry.from_weights or from_weights, None
+        entry.looked = {} if special is None else {_part(tensor): special}
         if entry.bad or writer is not None:
             begin, end = span(tensor)
             entry.bad = [old for old in entry.bad if old.begin < begin or old.end > end]
@@ -149,7 +162,10 @@ class Memory:
             _admit_garbage(entry, tensor)
         if not entry.bad:
             return Read(tensor, before, FINITE, [], entry.made_by, entry.from_weights)
-        special = special_of(tensor)
+        part = _part(tensor)
+        special = entry.looked.get(part)
+        if special is None:
+            special = entry.looked[part] = special_of(tensor)
         begin, end = span(tensor)
         writers = [old.writer for old in entry.bad if old.begin < end and begin < old.end] if special else []
         return Read(tensor, before, special, writers, entry.made_by, entry.from_weights)
@@ -180,10 +196,13 @@ class Memory:
 def special_of(tensor: Tensor) -> Special:
     """Return which non-finite numbers ``tensor`` holds; one reduction if there are none."""
     tensor = dense(tensor.detach())
-    if not can_be_nonfinite(tensor) or not tensor.numel() or _is_finite(tensor):
+    if not can_be_nonfinite(tensor) or not tensor.numel() or _sums_to_finite(tensor):
         return FINITE
-    nan, posinf, neginf = nonfinite_counts([tensor])[0].tolist()
-    return Special(nan > 0, posinf > 0, neginf > 0)
+    if tensor.is_complex() or tensor.element_size() == 1:
+        return Special(*(count > 0 for count in nonfinite_counts([tensor])[0].tolist()))
+    if _sums_to_finite(tensor.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)):
+        return Special(nan=True)  # by far the most frequent: two cheap passes over the memory
+    return Special(*(bool(found.any()) for found in (tensor.isnan(), tensor == torch.inf, tensor == -torch.inf)))
 
 
 def can_be_nonfinite(tensor: Tensor) -> bool:
@@ -197,6 +216,12 @@ def _has_no_memory(tensor: Tensor) -> bool:
     return bool(tensor._is_zerotensor())  # noqa: SLF001 - it has no public name
 
 
+def _part(tensor: Tensor) -> Any:
+    """Return what tells one part of a storage from another."""
+    values = dense(tensor)
+    return values.storage_offset(), values.shape, values.stride()
+
+
 def span(tensor: Tensor) -> tuple[int, int]:
     """Return the first byte of the storage that the tensor covers, and the one behind its last."""
     tensor = dense(tensor)
@@ -206,14 +231,23 @@ def span(tensor: Tensor) -> tuple[int, int]:
     return begin, begin + (reach + 1) * size
 
 
-def _is_finite(tensor: Tensor) -> bool:
+def holds_nan(tensor: Tensor) -> bool:
+    """Whether NaN is among the elements; one sum if not, infinities of one sign or none."""
+    tensor = dense(tensor.detach())
+    return can_be_nonfinite(tensor) and cmath.isnan(_total(tensor)) and special_of(tensor).nan
+
+
+def _sums_to_finite(tensor: Tensor) -> bool:
+    """Whether the sum is finite, which proves all elements so: a sum keeps NaN and infinities, and costs little."""
+    return cmath.isfinite(_total(tensor))
+
+
+def _total(tensor: Tensor) -> complex:
     try:
-        # A sum keeps NaN and infinities, and costs a fraction of a maximum.
-        total = tensor.sum(dtype=torch.float32 if tensor.element_size() < 4 else None).item()  # noqa: PLR2004 - bytes
+        wide = torch.float32 if tensor.element_size() < 4 else None  # noqa: PLR2004 - bytes
+        return complex(tensor.sum(dtype=wide).item())
     except (RuntimeError, NotImplementedError):  # 8-bit floats have no sum
-        total = math.nan
-    # A sum of finite numbers may overflow.
-    return cmath.isfinite(total) or not bool(nonfinite_counts([tensor]).any())
+        return complex("nan")
 
 
 def _whole_storage(tensor: Tensor) -> Tensor:
@@ -253,6 +287,7 @@ def _admit_garbage(entry: _Entry, tensor: Tensor) -> None:
     record, entry.reserved_by = entry.reserved_by, None
     if special and record is not None:
         record.special, record.output = special, summary_of(tensor)
-        record.transition = "finite->nan" if special.nan else "finite->inf"
+        record.of_nan = Explanation(transition="finite->nan") if special.nan else None
+        record.of_infinity = Explanation(transition="finite->inf") if special.posinf or special.neginf else None
         record.bad_index = first_bad_index(dense(tensor))
         entry.bad.append(_Written(*span(tensor), record))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
@@ -16,12 +16,20 @@ if TYPE_CHECKING:
     from gradwatch.records import Transition
 
 
-class Explanation(NamedTuple):
-    """``causes``: who made the bad inputs; ``context``: only deliberate infinities went in and came out."""
+Kind = Literal["nan", "inf"]
 
-    causes: list[Record | Leaf]
+
+class Explanation(NamedTuple):
+    """Why an output is not finite, asked of its NaN or of its infinities.
+
+    ``causes`` made the bad inputs, by their ``via``: NaN may come of NaN or of an infinity. A birth has none.
+    ``context``: only deliberate infinities went in and came out, from ``parents``.
+    """
+
+    causes: Sequence[Record | Leaf] = ()
+    via: Kind = "nan"
     context: bool = False
-    parents: list[Record | Leaf] = []  # noqa: RUF012 - never changed
+    parents: Sequence[Record | Leaf] = ()
     transition: Transition | None = None
 
     @property
@@ -30,41 +38,63 @@ class Explanation(NamedTuple):
         return not self.causes and not self.context
 
 
-def explain_output(
-    output: Tensor, special: Special, reads: Sequence[Read], *, pointwise: bool, literals: tuple[bool, bool]
-) -> Explanation:
-    """Return what explains the non-finite elements of ``output``.
+class Literals(NamedTuple):
+    """Infinities among the plain numbers of a call; ``written``: they are meant to come out, as those of a mask."""
 
-    NaN is explained by a NaN that went in, else by an infinity that is itself a fault; a deliberate infinity (a mask)
-    explains infinities only. In pointwise operations an input counts only where the output is bad.
+    posinf: bool = False
+    neginf: bool = False
+    written: bool = False
+
+
+def explain_nan(
+    output: Tensor, reads: Sequence[Read], literals: Literals, *, pointwise: bool, selects: bool = True
+) -> Explanation:
+    """Return what explains the NaN in ``output``: a NaN that went in, else an infinity that is itself a fault.
 
     Args:
         output: the result.
-        special: what it holds.
         reads: the inputs.
-        pointwise: element i of the output depends on element i of the inputs alone.
-        literals: whether the user has written +inf, -inf as a plain number into the call.
+        literals: infinities that the user has written as plain numbers.
+        pointwise: element i of the output depends on element i of the inputs alone, so that an input counts only
+            where the output is bad.
+        selects: it may leave out a NaN of an input.
     """
     with_nan = [read for read in reads if read.special.nan]
-    with_inf = [read for read in reads if read.special.posinf or read.special.neginf]
-    if special.nan:
-        guilty = _writers(_at(output.isnan(), with_nan, "nan", pointwise=pointwise))
-        if guilty:
-            return Explanation(guilty)
-        sources = _writers(_at(output.isnan(), with_inf, "inf", pointwise=pointwise))
-        faults = [source for source in sources if not source.context]
-        if faults:
-            return Explanation(faults)
-        return Explanation([], transition="inf->nan" if sources or any(literals) else "finite->nan")
-    sources = _writers(_at(output.isinf(), with_inf, "inf", pointwise=pointwise))
+    # Arithmetic carries every NaN on: only what selects must be asked which of them it has taken.
+    asked = with_nan and pointwise and selects
+    guilty = _writers(_at(output.isnan(), with_nan, "nan", pointwise=True) if asked else with_nan)
+    if guilty:
+        return Explanation(guilty)
+    bad = output.isnan()
+    sources = _writers(_at(bad, [read for read in reads if _has_infinity(read)], "inf", pointwise=pointwise))
     faults = [source for source in sources if not source.context]
     if faults:
-        return Explanation(faults)
-    written = (not special.posinf or literals[0]) and (not special.neginf or literals[1])
-    if sources or written:
-        return Explanation([], context=True, parents=sources)
-    nans = _writers(with_nan)
-    return Explanation(nans) if nans else Explanation([], transition="finite->inf")
+        return Explanation(faults, via="inf")
+    of_infinity = sources or literals.posinf or literals.neginf
+    return Explanation(transition="inf->nan" if of_infinity else "finite->nan")
+
+
+def explain_infinity(
+    output: Tensor, special: Special, reads: Sequence[Read], literals: Literals, *, pointwise: bool
+) -> Explanation:
+    """Return what explains the infinities in ``output``; a deliberate one (a mask) is no fault.
+
+    Arguments as in ``explain_nan``; ``special``: what the output holds.
+    """
+    with_infinity = [read for read in reads if _has_infinity(read)]
+    sources = _writers(_at(output.isinf(), with_infinity, "inf", pointwise=pointwise))
+    faults = [source for source in sources if not source.context]
+    if faults:
+        return Explanation(faults, via="inf")
+    meant = literals.written and (not special.posinf or literals.posinf) and (not special.neginf or literals.neginf)
+    if sources or meant:
+        return Explanation(via="inf", context=True, parents=sources)
+    nans = [] if special.nan else _writers([read for read in reads if read.special.nan])
+    return Explanation(nans) if nans else Explanation(transition="finite->inf")
+
+
+def _has_infinity(read: Read) -> bool:
+    return read.special.posinf or read.special.neginf
 
 
 def _writers(reads: Sequence[Read]) -> list[Record | Leaf]:

@@ -14,10 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradwatch.diagnosis import autograd_internals as internals
 from gradwatch.diagnosis.collectives import wait_for
-from gradwatch.diagnosis.memory import Leaf, Memory, Read, Special, is_mask, special_of
+from gradwatch.diagnosis.memory import Leaf, Memory, Read, Special, holds_nan, is_mask, special_of
 from gradwatch.diagnosis.op_names import node_op_name
 from gradwatch.diagnosis.operations import inputs_in, literal_infinities, numbers_in, operation, tensors_in, written
-from gradwatch.diagnosis.responsibility import Explanation, explain_output
+from gradwatch.diagnosis.responsibility import Explanation, Literals, explain_infinity, explain_nan
 from gradwatch.diagnosis.rows import guilty_rows
 from gradwatch.diagnosis.source import Place, user_place
 from gradwatch.diagnosis.summary import first_bad_index, summary_of
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from gradwatch.records import TensorSummary, Transition
 
 MAX_INPUTS = 6
+# They may leave out a NaN of an input.
+SELECTING = frozenset(
+    {"where", "masked_fill", "maximum", "minimum", "fmax", "fmin", "clamp", "clamp_min", "clamp_max", "nan_to_num"}
+    | {"threshold", "copy", "copysign", "xlogy", "lerp", "hypot", "pow"}
+)
 # Here an infinity that the user has written means one; a factor of infinity is no mask.
 ADDITIVE = frozenset({"add", "sub", "rsub", "where", "clamp", "clamp_min", "clamp_max", "maximum", "minimum"})
 
@@ -75,17 +80,15 @@ class Call(NamedTuple):
 class Record:
     """An operation with a non-finite result.
 
-    ``causes`` made the bad inputs that explain it; a birth has none. ``context``: nothing but deliberate infinities,
-    as of a mask; ``parents`` are then where they came from. The summaries are taken at births only.
+    ``of_nan`` and ``of_infinity`` say what explains its NaN and its infinities; None where it has none of them. The
+    summaries are taken at births, and where deliberate infinities pass.
     """
 
     index: int
     identity: Identity
     special: Special
-    causes: list[Record | Leaf]
-    context: bool
-    parents: list[Record | Leaf]
-    transition: Transition | None
+    of_nan: Explanation | None = None
+    of_infinity: Explanation | None = None
     shrinks: bool = False
     collective: bool = False
     inputs: list[TensorSummary] = field(default_factory=list)
@@ -96,6 +99,17 @@ class Record:
     producers: list[str] = field(default_factory=list)
     numbers: list[float] = field(default_factory=list)
 
+    @property
+    def context(self) -> bool:
+        """Whether nothing but deliberate infinities, as of a mask, is in the result."""
+        return self.of_nan is None and self.of_infinity is not None and self.of_infinity.context
+
+    @property
+    def transition(self) -> Transition | None:
+        """How the value was born, None if it was not born here."""
+        explanations = [found for found in (self.of_nan, self.of_infinity) if found is not None]
+        return next((found.transition for found in explanations if found.transition), None)
+
 
 class StopAtBirth(Exception):  # noqa: N818 - as above
     """Raised at the operation that ``stop_at`` names, with its tensors at hand."""
@@ -103,6 +117,10 @@ class StopAtBirth(Exception):  # noqa: N818 - as above
     def __init__(self, name: str, inputs: list[Any], output: Any) -> None:
         super().__init__(name)
         self.name, self.inputs, self.output = name, inputs, output
+
+
+class Decided(Exception):  # noqa: N818 - the end of a trace, no fault
+    """Everything that a replay can find out has been found out."""
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -116,12 +134,15 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         operations: how many have run.
+        decided: set once a bad loss has been seen: what follows cannot change the verdict, and is not traced.
+        finished: whether ``Decided`` has been raised.
         anomaly_at: the operation whose derivative PyTorch's anomaly mode would blame: the first to return NaN.
     """
 
     def __init__(self, modules: ModuleStack, memory: Memory, guard: StepGuard, *, stop_at: int | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operations = 0
+        self.decided = self.finished = False
         self.anomaly_at: int | None = None
         self._modules, self._memory, self._guard, self._stop_at = modules, memory, guard, stop_at
         self._by_node: dict[int, Identity] = {}
@@ -133,6 +154,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run one operation, and remember it if its result is not finite."""
         kwargs = kwargs or {}
+        if self.decided:
+            return self._run_decided(func, args, kwargs)
         what = operation(func)
         self._guard.before(what, args, kwargs)
         self.operations += 1
@@ -145,11 +168,24 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if what.collective:
             wait_for(result)
         if what.empty:
-            self._memory.reserve(outputs, Record(self.operations, identity, Special(), [], False, [], None))
+            self._memory.reserve(outputs, Record(self.operations, identity, Special()))
         else:
             self._note(Call(what, identity, reads, args, kwargs), outputs)
         if self.operations == self._stop_at:
             _stop(identity.op, [read.before for read in reads], result)
+        return result
+
+    def _run_decided(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Look for nothing but the first NaN of the backward pass, for the sake of anomaly mode's traceback."""
+        what = operation(func)
+        self._guard.before(what, args, kwargs)
+        result = func(*args, **kwargs)
+        node = internals.current_node()
+        if node is not None and not what.view and any(map(holds_nan, tensors_in(result))):
+            number = internals.node_number(node)
+            self.anomaly_at = None if number is None else self._made_at.get(number)
+            self.finished = True
+            raise Decided
         return result
 
     def record_of(self, tensor: Tensor) -> list[Record | Leaf]:
@@ -167,37 +203,45 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             special = special_of(output)
             if special and record is None:
                 record = self._record(call, output, special)
-            self._memory.write(output, record if special else None, call.identity.op, from_weights=from_weights)
+            writer = record if special else None
+            self._memory.write(output, writer, call.identity.op, from_weights=from_weights, special=special)
 
     def _record(self, call: Call, output: Tensor, special: Special) -> Record:
-        what, identity, reads, numbers = call.what, call.identity, call.tensors, call.numbers
-        literals = literal_infinities(numbers) if what.literal or what.name in ADDITIVE else (False, False)
-        found = explain_output(output, special, reads, pointwise=what.pointwise, literals=literals)
-        if found.is_birth and is_mask(output) and not any(read.from_weights for read in reads):
-            found = found._replace(context=True, transition=None)  # a mask being made, as by log of zeros and ones
-        largest = max((read.tensor.numel() for read in reads), default=0)
+        of_nan, of_infinity = self._explain(call, output, special)
+        found = of_nan or of_infinity
         record = Record(
             index=self.operations,
-            identity=identity,
+            identity=call.identity,
             special=special,
-            causes=found.causes,
-            context=found.context,
-            parents=found.parents,
-            transition=found.transition,
-            shrinks=output.numel() < largest,
-            collective=what.collective,
+            of_nan=of_nan,
+            of_infinity=of_infinity,
+            shrinks=output.numel() < max((read.tensor.numel() for read in call.tensors), default=0),
+            collective=call.what.collective,
         )
-        if found.is_birth or found.context:
-            self._look_closer(record, found, call, output)
-        if special.nan and identity.in_backward and self.anomaly_at is None:
+        if (of_nan and of_nan.is_birth) or (of_infinity and of_infinity.is_birth) or (found and found.parents):
+            self._look_closer(record, call, output)
+        if special.nan and call.identity.in_backward and self.anomaly_at is None:
             number = internals.node_number(internals.current_node())
             self.anomaly_at = None if number is None else self._made_at.get(number)
         return record
 
-    def _look_closer(self, record: Record, found: Explanation, call: Call, output: Tensor) -> None:
+    def _explain(self, call: Call, output: Tensor, special: Special) -> tuple[Explanation | None, Explanation | None]:
+        what, reads = call.what, call.tensors
+        posinf, neginf = literal_infinities(call.numbers)
+        literals = Literals(posinf, neginf, written=what.literal or what.name in ADDITIVE)
+        of_nan = None
+        if special.nan:
+            selects = what.name in SELECTING
+            of_nan = explain_nan(output, reads, literals, pointwise=what.pointwise, selects=selects)
+        if not (special.posinf or special.neginf):
+            return of_nan, None
+        of_infinity = explain_infinity(output, special, reads, literals, pointwise=what.pointwise)
+        if of_infinity.is_birth and is_mask(output) and not any(read.from_weights for read in reads):
+            of_infinity = Explanation(via="inf", context=True)  # a mask being made, as by log of zeros and ones
+        return of_nan, of_infinity
+
+    def _look_closer(self, record: Record, call: Call, output: Tensor) -> None:
         """Take the numbers of a birth now: its tensors will be gone when the step has ended."""
-        if found.context and not found.parents:
-            return  # a mask being written down
         floating = [read for read in call.tensors if read.tensor.is_floating_point() or read.tensor.is_complex()]
         shown = floating[:MAX_INPUTS]
         record.inputs = [summary_of(read.before) for read in shown]

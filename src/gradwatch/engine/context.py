@@ -34,6 +34,7 @@ class RunContext:
         clip_rule: the rule that is in force when the loop clips by itself, else None.
             Its ``max_norm`` is None where the loop clips by other means than the norm, or not at all.
         runner: how to run a training step again, on a copy of the module; None if the loop cannot.
+        clips_by_user_code: whether it is code of the user that clips, which may do anything.
         step: optimizer steps done before the run, where it does not begin at none; likewise ``epoch``.
         write: False for runs that leave nothing behind (``fast_dev_run``).
     """
@@ -47,6 +48,7 @@ class RunContext:
     scaler: GradScaler | None = None
     loggers: Sequence[Any] = ()
     clip_rule: ClipRule | None = None
+    clips_by_user_code: bool = False
     manual_optimization: bool = False
     step: int | None = None
     epoch: int = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from gradwatch.capture.rollback import evaluates_again
 from gradwatch.engine.replay import Failure
 from gradwatch.engine.step_runner import Moment
@@ -34,6 +36,7 @@ def bundle_of(module: nn.Module, optimizers: Sequence[Optimizer], failure: Failu
             {} if moment.random_state is None else randomness.as_dict(moment.random_state) for moment in failure.moments
         ],
         optimizer_state=[optimizer.state_dict()] if evaluates_again(optimizer) else None,
+        attributes=dict(failure.moments[0].attributes),
         facts={
             "batch_idx": [moment.batch_idx for moment in failure.moments],
             "optimizer": failure.optimizer,
@@ -55,8 +58,10 @@ def failure_of(bundle: Bundle) -> Failure:
         BundleError: a fact is missing or of the wrong kind.
     """
     facts = bundle.facts
+    # Whoever has changed the file must not be able to put anything else into a module.
+    attributes = {k: v for k, v in bundle.attributes.items() if isinstance(v, (bool, int, float, Tensor))}
     moments = [
-        Moment(batch, index, randomness.from_dict(state) if state else None, bundle.buffers)
+        Moment(batch, index, randomness.from_dict(state) if state else None, bundle.buffers, attributes)
         for batch, index, state in zip(
             bundle.batches, _list_of(int, facts, "batch_idx"), bundle.random_states, strict=False
         )

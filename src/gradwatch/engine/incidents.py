@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from gradwatch.diagnosis.catalogue import Circumstances, explain_origin
 from gradwatch.diagnosis.dynamics import dynamics_text, is_dynamics
 from gradwatch.diagnosis.evidence import affected, first_seen, origin_of
-from gradwatch.diagnosis.explanations import Text, explain, explain_from_afar
+from gradwatch.diagnosis.explanations import explain, explain_from_afar
 from gradwatch.diagnosis.trace import Record
+from gradwatch.diagnosis.wording import Text
 from gradwatch.records import Incident
 
 if TYPE_CHECKING:

@@ -156,7 +156,10 @@ class HealthMonitor:
         self._position = Position(done, epoch, batch_idx, done if log_step is None else log_step)
         new_window = self._window.starts_anew
         self._steps_in_batch = 0
-        self._window.begin(self._position, self._watched.batches.keep(batch), self._watched.random.before_batch())
+        watched = self._watched
+        # References only: a step that keeps a number or a tensor on its module gives the name another object.
+        attributes = dict(vars(watched.module))
+        self._window.begin(self._position, watched.batches.keep(batch), watched.random.before_batch(), attributes)
         self._anomaly.begin_batch()
         self._watched.buffers.before_batch(new_window=new_window)
 
@@ -207,10 +210,23 @@ class HealthMonitor:
             self._steps_in_batch += 1
 
     def after_clip(self, optimizer: Optimizer) -> None:
-        """Measure what clipping by the loop itself has left, where its rule is no norm (log steps only)."""
-        pending = self._pending.get(self._watched.group_of(optimizer).index)
-        if pending is not None and self._context.clips_by_other_means:
-            self._pending[pending.group.index] = pending.clipped_to(read_gradients(pending.group).total)
+        """Look at what clipping by the loop itself has left, where its rule is no norm.
+
+        Its norm is recorded on log steps; the user's own code is judged at every step, as it can divide by zero.
+
+        Raises:
+            NonFiniteError: as in ``before_step``.
+        """
+        group = self._watched.group_of(optimizer)
+        pending = self._pending.get(group.index)
+        if not self._context.clips_by_other_means or not (self._context.clips_by_user_code or pending is not None):
+            return
+        gradients = read_gradients(group)
+        if pending is not None:
+            self._pending[group.index] = pending.clipped_to(gradients.total)
+        if not gradients.finite and self._context.clips_by_user_code:
+            self.counters.steps -= 1  # it has been counted as a good one
+            self._respond(self._bad_step(group, gradients)._replace(steps_before=self._steps_in_batch - 1))
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Finish the record of a log step, now that the weights have moved."""

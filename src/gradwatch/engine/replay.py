@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import logging
 import sys
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from gradwatch.capture.batch import named_tensors
 from gradwatch.capture.rollback import evaluates_again
@@ -17,10 +20,11 @@ from gradwatch.diagnosis.anomaly_pass import AnomalyFound, AnomalyPass
 from gradwatch.diagnosis.guard import CommunicationNeeded, GuardMode, StepGuard, refuse
 from gradwatch.diagnosis.memory import Memory, special_of
 from gradwatch.diagnosis.module_stack import ModuleStack
-from gradwatch.diagnosis.slicing import first_birth
-from gradwatch.diagnosis.trace import StopAtBirth, Tracer
-from gradwatch.diagnosis.verdict import Traced
-from gradwatch.engine.evidence_gathering import spelled
+from gradwatch.diagnosis.repair import Repair, RepairMode, make_finite, replace_samples, suspects, without
+from gradwatch.diagnosis.slicing import births
+from gradwatch.diagnosis.trace import Decided, StopAtBirth, Tracer
+from gradwatch.diagnosis.verdict import Traced, guilty_samples
+from gradwatch.engine.evidence_gathering import size_of, spelled
 from gradwatch.engine.together import Together
 from gradwatch.replica import randomness
 from gradwatch.replica.batches import copy_batch
@@ -31,14 +35,18 @@ from gradwatch.replica.memory import bytes_needed, fits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from torch import Tensor, nn
+    from torch import nn
     from torch.optim import Optimizer
 
     from gradwatch.diagnosis.memory import LeafKind
+    from gradwatch.diagnosis.slicing import Root
     from gradwatch.engine.step_runner import Moment, StepRunner
     from gradwatch.replica.copying import SideCopy
 
 log = logging.getLogger("gradwatch")
+
+# Each costs one more run of the step.
+MAX_SUSPECTS = 4
 
 
 class Reached(Exception):  # noqa: N818 - the end of a replay, no fault
@@ -82,14 +90,27 @@ class Replayer:
         for moments in (failure.moments[-1:], failure.moments):
             attempted = failure._replace(moments=moments)
             traced = self._attempt(attempted, share_weights=share_weights)
-            if traced.root is not None and traced.anomaly_at is not None:
-                return self._with_anomaly(traced, attempted, share_weights=share_weights)
-            if traced.root is not None or traced.reason is not None:
+            if traced.root is not None:
+                return self._narrowed(traced, attempted, share_weights=share_weights)
+            if traced.reason is not None:
                 return traced
         return Traced(compiled=_has_compiled())
 
-    def _with_anomaly(self, traced: Traced, failure: Failure, *, share_weights: bool) -> Traced:
-        """Add PyTorch's own traceback of the operation that its anomaly mode would blame."""
+    def _narrowed(self, traced: Traced, failure: Failure, *, share_weights: bool) -> Traced:
+        """Find out by further runs which of several births matters, which samples do, and what anomaly mode says."""
+
+        def is_bad_with(repair: Repair) -> bool:
+            again = self._attempt(failure, share_weights=share_weights, trace=False, repair=repair)
+            # Checkpointing computes a repaired value anew in the backward pass, which a bad loss does not depend on.
+            return (again.loss_is_bad if traced.loss_is_bad else again.is_bad) or again.reason is not None
+
+        traced = traced._replace(root=_decisive(traced, is_bad_with))
+        size = size_of(failure.moments[failure.guilty].batch)
+        samples = guilty_samples(traced.root, size)
+        if samples and not is_bad_with(Repair(samples=samples, is_harmless=traced.is_harmless)):
+            traced = traced._replace(samples=samples)
+        if traced.anomaly_at is None:
+            return traced
         again = self._attempt(failure, share_weights=share_weights, trace=False, anomaly_at=traced.anomaly_at)
         return traced._replace(anomaly=again.anomaly)
 
@@ -139,6 +160,7 @@ class Replayer:
         before_collective: Callable[[str], None] = refuse,
         stop_at: int | None = None,
         anomaly_at: int | None = None,
+        repair: Repair | None = None,
     ) -> Traced:
         again = evaluates_again(self._optimizers[failure.optimizer])
         guard = StepGuard(before_collective=before_collective)
@@ -155,7 +177,10 @@ class Replayer:
                     guard.protect(copy.module.parameters())
                 if anomaly_at is not None:
                     return self._run_to_anomaly(copy, failure, guard, anomaly_at)
-                traced = self._run(copy, failure, guard, trace=trace, stop_at=stop_at)
+                if repair is not None:
+                    return self._run_repaired(copy, failure, guard, repair)
+                alone = before_collective is refuse
+                traced = self._run(copy, failure, guard, trace=trace, alone=alone, stop_at=stop_at)
         except StopAtBirth:
             raise
         except Exception as error:
@@ -168,13 +193,16 @@ class Replayer:
         why = f"the step communicates between the ranks ({guard.refused})" if alone else str(guard.refused)
         return Traced(reason=why, communicates=True)
 
-    def _run(self, copy: SideCopy, failure: Failure, guard: StepGuard, *, trace: bool, stop_at: int | None) -> Traced:
+    def _run(
+        self, copy: SideCopy, failure: Failure, guard: StepGuard, *, trace: bool, alone: bool, stop_at: int | None
+    ) -> Traced:
         until_guilty, after = _split(failure)
-        set_buffers(copy.module, until_guilty[0].buffers)
+        restore_state(copy.module, until_guilty[0])
         modules = ModuleStack(copy.module)
         memory = Memory(_named(copy.module, until_guilty[-1].batch), born=failure.born)
         tracer = Tracer(modules, memory, guard, stop_at=stop_at)
-        observer = ReplayObserver(copy, failure)
+        decide = functools.partial(setattr, tracer, "decided", True) if trace else _end
+        observer = ReplayObserver(copy, failure, decide if alone and stop_at is None else _go_on)
         with guard:
             with contextlib.ExitStack() as entered:
                 if trace:
@@ -183,8 +211,14 @@ class Replayer:
                     entered.enter_context(torch.autograd.set_detect_anomaly(False))
                 entered.enter_context(tracer if trace else GuardMode(guard))
                 ends_here = failure._replace(with_step=failure.with_step and not after)
-                self._run_moments(copy, until_guilty, ends_here, observer)
+                try:
+                    self._run_moments(copy, until_guilty, ends_here, observer)
+                except RuntimeError:  # what TorchScript makes of an exception that ends a trace
+                    if not tracer.finished:
+                        raise
             traced = observer.verdict(tracer) if trace else Traced(is_bad=observer.is_bad)
+            # A trace that a bad loss has ended has not seen all of the step.
+            traced = traced._replace(is_harmless=guard.is_idle and not tracer.decided)
             if after:  # of no interest here, but other ranks wait for their collectives
                 with GuardMode(guard):
                     self._run_moments(copy, after, failure, observer)
@@ -192,10 +226,24 @@ class Replayer:
 
     def _run_to_anomaly(self, copy: SideCopy, failure: Failure, guard: StepGuard, anomaly_at: int) -> Traced:
         moments, _ = _split(failure)
-        set_buffers(copy.module, moments[0].buffers)
+        restore_state(copy.module, moments[0])
         with guard, AnomalyPass(guard, anomaly_at) as found, contextlib.suppress(AnomalyFound):
             self._run_moments(copy, moments, failure, ReplayObserver(copy, failure))
         return Traced(anomaly=found.text)
+
+    def _run_repaired(self, copy: SideCopy, failure: Failure, guard: StepGuard, repair: Repair) -> Traced:
+        moments, _ = _split(failure)
+        restore_state(copy.module, moments[0])
+        batch = [tensor for _, tensor in named_tensors(moments[-1].batch)]
+        named = {name: tensor for (_, name), tensor in _named(copy.module, moments[-1].batch).items()}
+        make_finite([named[name] for name in repair.leaves & named.keys()])
+        if repair.samples:
+            replace_samples(batch, repair.samples, size_of(moments[-1].batch) or 0)
+        observer = ReplayObserver(copy, failure, _end)
+        unwatched = repair.is_harmless and not repair.operations
+        with guard, contextlib.nullcontext() if unwatched else RepairMode(guard, repair.operations):
+            self._run_moments(copy, moments, failure, observer)
+        return Traced(is_bad=observer.is_bad, loss_is_bad=observer.loss_is_bad)
 
     def _run_moments(
         self, copy: SideCopy, moments: Sequence[Moment], failure: Failure, observer: ReplayObserver
@@ -208,15 +256,24 @@ class Replayer:
             # The step may write into its batch, and that into the data set of which it is a view. One at a time.
             kept = any(moment is one for one in failure.moments)
             own = moment._replace(batch=copy_batch(moment.batch)) if kept else moment
-            with contextlib.suppress(Reached):
+            with contextlib.suppress(Reached, Decided):
                 self._runner(copy, own, observer, loss_scale=failure.loss_scale, with_step=with_step)
+
+
+def _go_on() -> None:
+    """A bad loss ends nothing: its backward pass is wanted, or other ranks wait in it."""
+
+
+def _end() -> NoReturn:
+    """A bad loss is all that was to be found out."""
+    raise Reached
 
 
 class ReplayObserver:
     """Ends the replay at the step that turned out bad, and looks at its losses and gradients."""
 
-    def __init__(self, copy: SideCopy, failure: Failure) -> None:
-        self._copy, self._failure = copy, failure
+    def __init__(self, copy: SideCopy, failure: Failure, on_bad_loss: Callable[[], None] = _go_on) -> None:
+        self._copy, self._failure, self._on_bad_loss = copy, failure, on_bad_loss
         self._optimizer = copy.optimizers[failure.optimizer]
         self._again = evaluates_again(self._optimizer)
         self._losses: list[Tensor] = []
@@ -227,6 +284,8 @@ class ReplayObserver:
         if self._again:
             self._losses.clear()
         self._losses.append(loss.detach())
+        if self._bad_losses():
+            self._on_bad_loss()
 
     def step(self, optimizer: int) -> None:
         """End the replay at the guilty step."""
@@ -245,11 +304,12 @@ class ReplayObserver:
             return Traced()
         writers = [writer for target in targets for writer in tracer.record_of(target)]
         # A step on weights that are not finite proves nothing about its operations.
-        root = tracer.bad_weights[0] if tracer.bad_weights else first_birth(writers)
-        if root is None:
+        found = tracer.bad_weights[:1] or births(writers)
+        if not found:
             return Traced(is_bad=True, reason="the bad value was made by code that PyTorch's dispatcher does not see")
         return Traced(
-            root,
+            found[0],
+            births=found,
             is_bad=True,
             loss_is_bad=bool(bad_losses),
             losses=[spelled(float(loss)) for loss in bad_losses],
@@ -260,18 +320,40 @@ class ReplayObserver:
         )
 
     @property
+    def loss_is_bad(self) -> bool:
+        """Whether a loss is not finite."""
+        return bool(self._bad_losses())
+
+    @property
     def is_bad(self) -> bool:
         """Whether a loss or a gradient is not finite."""
         return bool(self._bad_losses() or self._bad_gradients())
 
     def _bad_losses(self) -> list[Tensor]:
-        return [loss for loss in self._losses if special_of(loss)]
+        with _disable_current_modes():  # these looks are no operations of the step
+            return [loss for loss in self._losses if special_of(loss)]
 
     def _bad_gradients(self) -> list[Tensor]:
-        return [p.grad for p in self._parameters() if p.grad is not None and special_of(p.grad)]
+        with _disable_current_modes():
+            return [p.grad for p in self._parameters() if p.grad is not None and special_of(p.grad)]
 
     def _parameters(self) -> list[Tensor]:
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
+
+
+def _decisive(traced: Traced, is_bad_with: Callable[[Repair], bool]) -> Root | None:
+    """Return the first of several births that makes the step bad all by itself, the others being repaired.
+
+    Tensors are followed as wholes: where a benign NaN (a missing label that is indexed away) and a fault meet in one
+    tensor, both are found.
+    """
+    groups = suspects(traced.births)[:MAX_SUSPECTS]
+    if len(groups) == 1:
+        return traced.root
+    for group in groups:
+        if is_bad_with(without(other for other in groups if other is not group)):
+            return group[0]
+    return traced.root
 
 
 def _split(failure: Failure) -> tuple[list[Moment], list[Moment]]:
@@ -281,11 +363,13 @@ def _split(failure: Failure) -> tuple[list[Moment], list[Moment]]:
     return moments[: index + 1], moments[index + 1 :]
 
 
-def set_buffers(module: nn.Module, values: object) -> None:
-    """Give the buffers of a copy the values that they had before the step."""
-    for name, value in dict(values).items():  # type: ignore[call-overload]
+def restore_state(module: nn.Module, moment: Moment) -> None:
+    """Give a copy the buffers and attributes that the module had before the step."""
+    for name, value in moment.buffers.items():
         owner, _, key = name.rpartition(".")
         module.get_submodule(owner)._buffers[key] = value.detach().clone()  # noqa: SLF001 - as in BufferGuard
+    for name, attribute in moment.attributes.items():
+        setattr(module, name, attribute.detach().clone() if isinstance(attribute, Tensor) else attribute)
 
 
 @contextlib.contextmanager

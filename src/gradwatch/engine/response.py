@@ -6,11 +6,13 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+from torch import Tensor
+
 from gradwatch.capture.rollback import evaluates_again
 from gradwatch.capture.scaling import leave_to_scaler
 from gradwatch.diagnosis.dynamics import growth
 from gradwatch.diagnosis.evidence import Evidence
-from gradwatch.engine.evidence_gathering import evidence_of_batch, evidence_of_state, evidence_of_step, size_of
+from gradwatch.engine.evidence_gathering import evidence_of_batch, evidence_of_state, evidence_of_step
 from gradwatch.engine.incident_bundle import bundle_of
 from gradwatch.engine.incidents import build_incident
 from gradwatch.engine.policy import Decision, decide, decide_on_state
@@ -20,7 +22,7 @@ from gradwatch.engine.step_runner import Moment
 from gradwatch.errors import NonFiniteError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from gradwatch.capture.gradients import Gradients
     from gradwatch.capture.history import History
@@ -127,6 +129,13 @@ class Responder:
         evidence = self._evidence(bad, guilty)
         failure = self._failure(bad, guilty)._replace(born=frozenset(evidence.parameters + evidence.buffers))
         traced = self._trace(bad, failure)
+        last = bad.window.micro_batches[-1]
+        if guilty is not last and self._context.world_size == 1 and traced is not None and traced.came_out_finite:
+            # A norm in float32 overflows before its elements do: it is their sum over the window that is bad.
+            whole = self._failure(bad, last)._replace(born=failure.born)
+            found = self._trace(bad, whole)
+            if found is not None and found.root is not None:
+                guilty, failure, traced = last, whole, found
         finite_at, self._watched.scanned_at = self._watched.scanned_at, step
         evidence = replace(evidence, traced=traced, growth=_growth_before(step, history), finite_at=finite_at)
         return evidence, self._birth(evidence, guilty.position._replace(step=step), before=step), failure
@@ -201,18 +210,23 @@ class Responder:
 
     def _moments(self, window: StepWindow[Position], last: MicroBatch[Position]) -> list[Moment]:
         return [
-            Moment(m.batch, m.position.batch_idx or 0, m.random_state, self._watched.buffers.before(m.index))
+            Moment(
+                m.batch,
+                m.position.batch_idx or 0,
+                m.random_state,
+                self._watched.buffers.before(m.index),
+                _changed(m.attributes, vars(self._watched.module)),
+            )
             for m in window.micro_batches[: last.index + 1]
         ]
 
     def _evidence(self, bad: BadStep, guilty: MicroBatch[Position]) -> Evidence:
         """Look at everything that was kept; what cannot be looked at leaves losses and gradients as evidence."""
-        scanner, before = self._watched.scanner, Evidence(batch_size=size_of(guilty.batch))
+        scanner, before = self._watched.scanner, Evidence()
         try:
             births = scanner.scan(self._watched.buffers.before(guilty.index))
             births += scanner.persisting(births)
-            state = evidence_of_state(births, self._watched.groups, self._watched.histories)
-            before = replace(state, batch_size=before.batch_size)
+            before = evidence_of_state(births, self._watched.groups, self._watched.histories)
             before = replace(before, batch=evidence_of_batch(guilty.batch))
         except Exception as error:  # noqa: BLE001 - the incident matters more than its details
             log.warning("gradwatch could not look for the cause: %s: %s", type(error).__name__, error)
@@ -256,6 +270,12 @@ class Responder:
             self._anomaly.end_batch()  # a hand-written loop may not come to the end of its batch
             raise NonFiniteError(message, incident)
         log.warning("%s", message)
+
+
+def _changed(before: Mapping[str, object], now: Mapping[str, object]) -> dict[str, object]:
+    """Return the numbers and tensors that a module had as attributes and has given up for others."""
+    kinds = (bool, int, float, Tensor)
+    return {name: old for name, old in before.items() if isinstance(old, kinds) and now.get(name) is not old}
 
 
 def _growth_before(step: int, history: History) -> Growth | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -14,12 +15,16 @@ if TYPE_CHECKING:
 
 
 class Moment(NamedTuple):
-    """One micro-batch as it was when its step began. ``buffers`` holds those that the step may have changed."""
+    """One micro-batch as it was when its step began.
+
+    ``buffers`` holds those that the step may have changed, ``attributes`` the module's numbers and tensors that it has.
+    """
 
     batch: object
     batch_idx: int
     random_state: RandomState | None
     buffers: Mapping[str, Tensor]
+    attributes: Mapping[str, object] = MappingProxyType({})
 
 
 class Observer(Protocol):

@@ -17,7 +17,7 @@ from gradwatch.engine.context import RunContext
 from gradwatch.engine.monitor import HealthMonitor
 from gradwatch.errors import NonFiniteError
 from gradwatch.integrations.lightning_step import LightningStep
-from gradwatch.integrations.loop_clipping import trainer_clip_rule
+from gradwatch.integrations.loop_clipping import clips_by_itself, trainer_clip_rule
 from gradwatch.integrations.trainer_internals import (
     around_clipping,
     batches_that_stepped,
@@ -286,6 +286,7 @@ class MonitorHooks:
             scaler=_enabled_scaler(trainer.precision_plugin),
             loggers=tuple(trainer.loggers) if trainer.is_global_zero and not trainer.fast_dev_run else (),
             clip_rule=trainer_clip_rule(trainer, module),
+            clips_by_user_code=module.automatic_optimization and clips_by_itself(module),
             manual_optimization=not module.automatic_optimization,
             step=trainer.global_step,
             epoch=trainer.current_epoch,

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from gradwatch.capture.rollback import evaluates_again
 from gradwatch.engine.step_runner import import_path
+from gradwatch.integrations.loop_clipping import clips_by_itself
 from gradwatch.integrations.stand_ins import OptimizerStandIn, SchedulerStandIn, StrategyStandIn, TrainerStandIn
-from gradwatch.integrations.trainer_internals import untoggle
+from gradwatch.integrations.trainer_internals import needing_gradients, untoggle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,6 +62,7 @@ class LightningStep:
             "global_rank": trainer.global_rank,
             "local_rank": trainer.local_rank,
             "world_size": trainer.world_size,
+            "untoggled": sorted(needing_gradients(module)),
         }
 
     def __call__(
@@ -155,6 +157,11 @@ class _Run:
             module: Any = self._module
             self._unscale(optimizer)
             module.on_before_optimizer_step(optimizer)
+            if module.automatic_optimization and clips_by_itself(module):
+                trainer = self._trainer
+                module.configure_gradient_clipping(
+                    optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+                )
             self._observer.step(index)
 
         return about_to_step

@@ -17,7 +17,7 @@ def trainer_clip_rule(trainer: Any, module: Any) -> ClipRule | None:
         return _none(f"gradients are sharded under {strategy}", "set Trainer(gradient_clip_val=...)")
     if not module.automatic_optimization:
         return None
-    if _overridden(module):
+    if clips_by_itself(module):
         name = f"{type(module).__name__}.configure_gradient_clipping"
         return _none(f"{name} clips", name)
     return None if trainer.gradient_clip_val is None else _argument_rule(trainer)
@@ -38,7 +38,7 @@ def _none(reason: str, source: str) -> ClipRule:
     return ClipRule(max_norm=None, family=None, reason=reason, source=source)
 
 
-def _overridden(module: Any) -> bool:
+def clips_by_itself(module: Any) -> bool:
     """Whether the user's class, or an assignment to the instance, replaces ``configure_gradient_clipping``."""
     if "configure_gradient_clipping" in vars(module):
         return True

@@ -150,7 +150,9 @@ def _fill(module: nn.Module, bundle: Bundle) -> None:
     unlike = sorted(set(weights) ^ set(parameters))
     if unlike:
         raise RebuildError(f"the rebuilt {type(module).__name__} has other parameters: {_some(unlike)}; {HINT}")
-    frozen = _names(bundle, "frozen")
+    runner = bundle.facts.get("runner")
+    untoggled = set(runner.get("untoggled") or ()) if isinstance(runner, dict) else set()
+    frozen = set(_names(bundle, "frozen")) - untoggled  # toggle_optimizer had frozen these for a while
     for name, saved in weights.items():
         _set_parameter(parameters[name], name, saved, frozen=name in frozen)
     for name, saved in bundle.buffers.items():

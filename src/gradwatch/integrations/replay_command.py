@@ -14,7 +14,6 @@ import torch
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.diagnosis.memory import Leaf
 from gradwatch.diagnosis.trace import StopAtBirth
-from gradwatch.engine.evidence_gathering import size_of
 from gradwatch.engine.incident_bundle import failure_of
 from gradwatch.engine.incidents import retold
 from gradwatch.engine.replay import Replayer
@@ -72,7 +71,7 @@ def replay(console: Console, directory: Path, *, factory: str | None, device: st
     if traced.root is None:
         console.print(_finite(incident), markup=False, soft_wrap=True)
         return False
-    again = _told_again(incident, traced, failure)
+    again = _told_again(incident, traced)
     console.print(format_incident(again, None), markup=False, soft_wrap=True)
     same = _is_same(incident.origin, again.origin)
     verdict = "The verdict is the one recorded." if same else f"Recorded was: {_short(incident.origin)}"
@@ -91,7 +90,7 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _told_again(incident: Incident, traced: Traced, failure: Failure) -> Incident:
+def _told_again(incident: Incident, traced: Traced) -> Incident:
     """Return the incident with what this replay has found."""
     evidence = Evidence(
         optimizer=incident.affected if incident.origin.phase == "optimizer" else [],
@@ -99,7 +98,6 @@ def _told_again(incident: Incident, traced: Traced, failure: Failure) -> Inciden
         gradients=[""] * traced.bad_gradients,
         gradients_read=traced.gradients,
         traced=traced,
-        batch_size=size_of(failure.moments[-1].batch),
     )
     return retold(incident, evidence)
 

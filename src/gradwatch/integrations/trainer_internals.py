@@ -36,6 +36,12 @@ def untoggle(module: Any) -> None:
     module._param_requires_grad_state = {}  # noqa: SLF001
 
 
+def needing_gradients(module: Any) -> list[str]:
+    """Return the parameters that need a gradient but for ``toggle_optimizer``, by name."""
+    toggled = module._param_requires_grad_state  # noqa: SLF001
+    return [name for name, parameter in module.named_parameters() if toggled.get(parameter, False)]
+
+
 def checkpoint_periods(trainer: Any) -> list[int]:
     """Return the numbers of steps after which checkpoint callbacks save, at the end of a training batch.
 

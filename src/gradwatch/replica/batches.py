@@ -76,7 +76,8 @@ class BatchKeeper:
         if objects and self._batches & (self._batches - 1) == 0:
             self._remember(tensors_in(objects))
             self._attributes = [(vars(item), dict(vars(item))) for item in objects if hasattr(item, "__dict__")]
-        return kept
+        # Nobody knows yet whether the step writes into the first.
+        return copy_batch(batch) if self._batches == 1 else kept
 
     def check(self) -> None:
         """After the step: find out whether it has written into its batch."""

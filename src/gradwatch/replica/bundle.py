@@ -53,6 +53,7 @@ class Bundle:
         optimizer_state: a ``state_dict`` for each optimizer, where it matters.
         facts: plain values: hyperparameters, class path, versions, precision, loss scale and so on.
         notes: what is missing, a sentence each.
+        attributes: numbers and tensors that the module held as plain attributes, by name.
     """
 
     weights: dict[str, Tensor] | None
@@ -62,6 +63,7 @@ class Bundle:
     optimizer_state: list[dict[str, Any]] | None
     facts: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -91,7 +93,8 @@ def save(directory: str | os.PathLike[str], bundle: Bundle, *, max_bytes: int = 
     facts = _json_value(bundle.facts, "", notes)
     if kept["weights"] is not None:
         _write(kept.pop("weights"), folder / WEIGHTS)
-    _write({**kept, "random_states": bundle.random_states}, folder / STEP)
+    attributes = encoder.encode(bundle.attributes, "attributes")
+    _write({**kept, "random_states": bundle.random_states, "attributes": attributes}, folder / STEP)
     files = [name for name in (WEIGHTS, STEP) if (folder / name).exists()]
     _write_index(folder, {"format": FORMAT, "version": VERSION, "files": files, "facts": facts, "notes": notes})
     return notes
@@ -213,6 +216,7 @@ def load(directory: str | os.PathLike[str]) -> Bundle:
             optimizer_state=_optimizer_state(decoder.decode(step["optimizer_state"])),
             facts=_unquoted(index["facts"]),
             notes=[*index["notes"], *decoder.notes],
+            attributes=_of(dict, decoder.decode(step.get("attributes") or {})),
         )
     except Exception as error:
         raise _error(folder / STEP, error) from error

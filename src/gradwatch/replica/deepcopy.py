@@ -2,7 +2,8 @@
 
 It follows the protocol of ``copy.deepcopy`` (memo, ``__deepcopy__``, ``__reduce_ex__``) and differs in two ways:
 functions are copied when they hold something that is; what stands for something outside of the process or of the
-copy (locks, files, threads, process groups, data sets, objects with a finaliser) is shared.
+copy (locks, threads, process groups, data sets, objects with a finaliser) is shared, and what can be read only once
+has a stand-in that cannot be read.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from gradwatch.replica.once import ReadOnce, is_read_once
+
 ATOMIC = frozenset(
     {types.NoneType, int, float, bool, complex, str, bytes, type, range, property, types.CodeType, types.EllipsisType}
-    | {types.NotImplementedType, types.ModuleType, types.GeneratorType, types.CoroutineType, types.MappingProxyType}
+    | {types.NotImplementedType, types.ModuleType, types.CoroutineType, types.MappingProxyType}
     | {torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, np.memmap}
 )
 # What these define stands for something outside of the object. A copied queue would fill up, since the thread that
@@ -96,8 +99,10 @@ class Copier:
         for base in cls.__mro__:
             if base in self._handlers:
                 return self._handlers[base]
+        if issubclass(cls, types.GeneratorType):
+            return _stand_in
         if issubclass(cls, type) or _stands_for_something_else(cls):
-            return _share
+            return _stand_in if is_read_once(cls) else _share
         return _copy_any
 
 
@@ -107,6 +112,10 @@ def _stands_for_something_else(cls: type) -> bool:
         return True
     prefixes = (str(base.__module__).split(".") for base in cls.__mro__)
     return any(".".join(parts[:count]) in SHARED_PACKAGES for parts in prefixes for count in range(1, 4))
+
+
+def _stand_in(_: Copier, value: Any) -> Any:
+    return ReadOnce(value)
 
 
 def _share(_: Copier, value: Any) -> Any:
@@ -174,7 +183,8 @@ def _fill(copier: Copier, cell: types.CellType, original: types.CellType) -> boo
     except ValueError:  # a name that has not been assigned yet
         return False
     cell.cell_contents = copier.copy(held)
-    return cell.cell_contents is not held
+    # A number may be counted up by the function.
+    return cell.cell_contents is not held or isinstance(held, (int, float))
 
 
 def _copy_method(copier: Copier, value: types.MethodType) -> types.MethodType:

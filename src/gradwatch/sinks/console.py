@@ -110,7 +110,7 @@ def _origin(origin: Origin, world_size: int) -> str:
     phase = _PHASES.get(origin.phase, origin.phase)
     parts = [phase]
     if origin.op is not None:
-        parts = [f"the derivative of {origin.op}" if origin.phase == "backward" else origin.op, _module(origin), phase]
+        parts = [origin.op, _module(origin), phase]
     elif origin.module is not None:
         parts = [phase, _module(origin)]
     if origin.tensor is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradwatch.diagnosis.catalogue.arithmetic import ARITHMETIC
+from gradwatch.diagnosis.catalogue.deliberate import DELIBERATE
 from gradwatch.diagnosis.catalogue.derivatives import DERIVATIVES
 from gradwatch.diagnosis.catalogue.elementwise import ELEMENTWISE
 from gradwatch.diagnosis.catalogue.general import GENERAL
@@ -16,8 +17,7 @@ from gradwatch.diagnosis.catalogue.softmax import SOFTMAX
 from gradwatch.diagnosis.catalogue.writes import WRITES
 from gradwatch.diagnosis.circumstances import Birth, Circumstances, Entry, Say
 from gradwatch.diagnosis.dynamics import dynamics_text
-from gradwatch.diagnosis.explanations import Text
-from gradwatch.diagnosis.wording import consequence
+from gradwatch.diagnosis.wording import Text, consequence
 
 if TYPE_CHECKING:
     from gradwatch.records import Origin
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKWARD", "FORWARD", "Circumstances", "Entry", "explain_origin"]
 
 FORWARD = (
+    *DELIBERATE,
     *ELEMENTWISE,
     *ARITHMETIC,
     *REDUCTIONS,

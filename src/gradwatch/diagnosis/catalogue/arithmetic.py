@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from gradwatch.diagnosis.circumstances import LARGE, UNKNOWN, Entry, infinities, limit, magnitude, ops
+from gradwatch.diagnosis.circumstances import LARGE, UNKNOWN, Entry, infinities, is_complex, limit, magnitude, ops, size
 from gradwatch.diagnosis.wording import at, infinite, number, small, span, zeros
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ DIVISIONS = ops("div true_divide divide floor_divide remainder fmod")
 SUMS = ops("add sub rsub")
 PRODUCTS = ops("mul addcmul addcdiv lerp")
 LOGS = ops("log log2 log10 log_softmax")
-COUNTS = ops("sum count_nonzero")
+COUNTS = ops("sum nansum mean nanmean count_nonzero bincount histc index_add scatter_add scatter_reduce")
+CASTS = ops("to_copy copy")
 RANGES = ops("max min amax amin")
 
 
@@ -39,6 +41,8 @@ def _zero_over_zero(birth: Birth) -> bool:
 
 
 def _what_is_zero(birth: Birth) -> str:
+    if _divisor(birth) is not UNKNOWN and size(_divisor(birth)) == 1:
+        return "the divisor is 0"
     if _divisor(birth) is not UNKNOWN:
         return f"in the divisor, {zeros(_divisor(birth))}"
     return "the divisor is an integer 0" if _by_integer(birth) else "the divisor is the number 0"
@@ -50,8 +54,32 @@ def _scaled(birth: Birth) -> bool:
 
 
 def _is_count(birth: Birth) -> bool:
-    unseen = len(birth.origin.inputs) == 1
-    return _by_zero(birth) and (unseen or birth.producer(1) in COUNTS)
+    return _by_zero(birth) and birth.producer(1) in COUNTS
+
+
+def _may_be_count(birth: Birth) -> bool:
+    """Whether the divisor is an integer, or was one before a cast: nobody knows what it counts."""
+    cast = birth.producer(1) in CASTS and not _divisor(birth).shape
+    return _by_zero(birth) and (_by_integer(birth) or cast)
+
+
+def _by_number(birth: Birth) -> bool:
+    return _by_zero(birth) and len(birth.origin.inputs) == 1
+
+
+def _quotient(birth: Birth) -> str:
+    return "0/0, NaN" if birth.is_nan else "infinite"
+
+
+def _bad_number(birth: Birth) -> float | None:
+    """Return a number among the arguments that is not finite; an infinite summand is meant as a mask."""
+    numbers = birth.circumstances.scalars
+    wrong = (x for x in numbers if math.isnan(x) or (math.isinf(x) and birth.op not in SUMS))
+    return next(wrong, None)
+
+
+def _spelled(value: float | None) -> str:
+    return "NaN" if value is None or math.isnan(value) else f"{value:+}"
 
 
 def _zero_times_log(birth: Birth) -> bool:
@@ -69,7 +97,25 @@ def _factors(birth: Birth) -> str:
     return " and ".join(span(summary) for summary in birth.origin.inputs[:3])
 
 
+def _apart(birth: Birth) -> str:
+    """Return how to keep a divisor y away from 0."""
+    if is_complex(birth.dtype):
+        return f"x / (y + {small(birth)})"
+    return f"x / y.clamp(min={small(birth)}) for a positive y, or x / (y + {small(birth)})"
+
+
 ARITHMETIC = (
+    Entry(
+        "number that is not finite",
+        PRODUCTS | SUMS | DIVISIONS,
+        lambda b: _bad_number(b) is not None,
+        lambda b: (
+            f"{b.op} was called with the number {_spelled(_bad_number(b))}{at(b)}: a coefficient computed in Python is"
+            f" not finite" + (", and 0 * inf or inf / inf is NaN." if b.of_inf else ".")
+        ),
+        "Look at where that number comes from: a schedule, a division or an exponential in Python, a mean of nothing, a"
+        " loss weight.",
+    ),
     Entry(
         "scaling of a constant to [0, 1]",
         DIVISIONS,
@@ -83,9 +129,25 @@ ARITHMETIC = (
         _is_count,
         lambda b: (
             f"A division by a count or sum that is 0{at(b)}: {_what_is_zero(b)}, so nothing was selected in this batch,"
-            f" and the quotient is {'0/0, NaN' if b.is_nan else 'infinite'}."
+            f" and the quotient is {_quotient(b)}."
         ),
         "Guard the count: total / count.clamp(min=1), or skip the term when the selection is empty.",
+    ),
+    Entry(
+        "division by an integer 0",
+        DIVISIONS,
+        _may_be_count,
+        lambda b: f"A division by 0{at(b)}: {_what_is_zero(b)}, and the quotient is {_quotient(b)}.",
+        "If the divisor is a count, guard it: total / count.clamp(min=1), or skip the term when nothing was selected."
+        " Otherwise look at why it can be 0.",
+    ),
+    Entry(
+        "division by the number 0",
+        DIVISIONS,
+        _by_number,
+        lambda b: f"A division by 0{at(b)}: {_what_is_zero(b)}, and the quotient is {_quotient(b)}.",
+        "Look at where that number comes from: a schedule or rate that reaches its end, a difference of two bounds that"
+        " meet, or the length of something empty: max(n, 1).",
     ),
     Entry(
         "zero divided by zero",
@@ -93,8 +155,8 @@ ARITHMETIC = (
         _zero_over_zero,
         lambda b: f"0/0 is NaN{at(b)}: {_what_is_zero(b)}, where the numerator is 0 too.",
         lambda b: (
-            f"Keep the divisor away from 0: x / y.clamp(min={small(b)}) for a positive y, or x / (y + {small(b)}). To"
-            " leave those elements out, mask the divisor before dividing: x / torch.where(y == 0, 1, y)."
+            f"Keep the divisor away from 0: {_apart(b)}. To leave those elements out, mask the divisor before dividing:"
+            " x / torch.where(y == 0, 1, y)."
         ),
     ),
     Entry(
@@ -102,10 +164,7 @@ ARITHMETIC = (
         DIVISIONS,
         _by_zero,
         lambda b: f"A division by 0 gives {'NaN' if b.is_nan else 'an infinity'}{at(b)}: {_what_is_zero(b)}.",
-        lambda b: (
-            f"Keep the divisor away from 0: x / y.clamp(min={small(b)}) for a positive y, or x / (y + {small(b)}); an"
-            " eps such as 1e-8 is 0 in float16."
-        ),
+        lambda b: f"Keep the divisor away from 0: {_apart(b)}; an eps such as 1e-8 is 0 in float16.",
     ),
     Entry(
         "quotient beyond the largest number",
@@ -138,13 +197,6 @@ ARITHMETIC = (
         lambda b: f"0 * inf is NaN{at(b)}: one factor holds 0 where the other is infinite.",
         "Multiplying by a mask of 0 does not remove an infinity: use torch.where(mask, x, 0), and mask the input of"
         " whatever makes the infinity too, so that its derivative stays finite.",
-    ),
-    Entry(
-        "number written as NaN",
-        PRODUCTS | SUMS,
-        lambda b: b.is_nan and any(x != x for x in b.circumstances.scalars),  # noqa: PLR0124 - what NaN is
-        lambda b: f"{b.op} was called with the number NaN{at(b)}: a coefficient computed in Python is not finite.",
-        "Look at where that coefficient comes from: a schedule, a mean of nothing, a loss weight.",
     ),
     Entry(
         "infinity minus infinity",

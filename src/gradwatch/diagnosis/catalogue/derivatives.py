@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from gradwatch.diagnosis.catalogue.deliberate import DELIBERATE_DERIVATIVES
 from gradwatch.diagnosis.catalogue.linear_algebra import SPECTRAL_DERIVATIVES
 from gradwatch.diagnosis.circumstances import LARGE, Entry, infinities, is_half, limit, ops, size
-from gradwatch.diagnosis.wording import at, number, small, some, span
+from gradwatch.diagnosis.wording import at, number, off_zero, small, some, span, where
 
 if TYPE_CHECKING:
     from gradwatch.diagnosis.circumstances import Birth
@@ -28,13 +29,13 @@ class Edge(NamedTuple):
 
 EDGES = {
     "sqrt": Edge("at 0", "sqrt(x + {eps}), with the eps inside"),
-    "pow": Edge("of a power below 1 at 0", "x.clamp(min={eps}) ** p"),
+    "pow": Edge("at 0 for an exponent below 1", "{x} ** p"),
     "linalg_vector_norm": Edge("at the zero vector", "(x.square().sum(-1) + {eps}).sqrt()"),
     "acos": Edge("at ±1", "acos(x.clamp(-1 + 1e-6, 1 - 1e-6)), strictly inside: a clamp to [-1, 1] keeps the edge"),
     "asin": Edge("at ±1", "asin(x.clamp(-1 + 1e-6, 1 - 1e-6)), strictly inside: a clamp to [-1, 1] keeps the edge"),
     "acosh": Edge("at 1", "acosh(x.clamp(min=1 + 1e-6))"),
-    "xlogy": Edge("at 0 in its second argument", "torch.xlogy(x, y.clamp(min={eps}))"),
-    "special_entr": Edge("at 0", "entr(x.clamp(min={eps})), or log_softmax for a distribution"),
+    "xlogy": Edge("at 0 in its second argument", "torch.xlogy(x, {y})"),
+    "special_entr": Edge("at 0", "entr({x}), or log_softmax for a distribution"),
 }
 
 
@@ -46,6 +47,10 @@ def _edge_input(birth: Birth) -> TensorSummary:
 def _at_edge(birth: Birth) -> bool:
     ordinary = birth.largest < limit(birth.dtype) ** LARGE
     return not birth.of_inf and ordinary and any(summary.zeros for summary in birth.origin.inputs)
+
+
+def _repair(birth: Birth) -> str:
+    return EDGES[birth.op].repair.format(eps=small(birth), x=off_zero(birth), y=off_zero(birth, "y"))
 
 
 def _mask(birth: Birth) -> str:
@@ -78,13 +83,14 @@ def _scale(birth: Birth) -> str:
 
 
 DERIVATIVES = (
+    *DELIBERATE_DERIVATIVES,
     Entry(
         "derivative of a custom Function",
         ops(""),
         _is_custom,
         lambda b: (
-            f"The backward of the custom Function {b.op} made it{at(b)}: out of {_sizes(b) or 'finite numbers'} its own"
-            " code computed a non-finite gradient."
+            f"The backward of the custom Function {b.op} made it{at(b)}: {_sizes(b) or 'finite numbers'} went into its"
+            " own code, and a non-finite gradient came out."
         ),
         "Read that backward for a division, log or root at the edge of its domain, and guard it with clamp or eps as in"
         " the forward. torch.autograd.gradcheck in float64 on this input shows whether it is right elsewhere.",
@@ -94,7 +100,7 @@ DERIVATIVES = (
         ops(""),
         _trapped,
         lambda b: (
-            f"The derivative of {b.op} is infinite or NaN{at(b)}, where {_mask(b)} leaves the element out and passes a"
+            f"The derivative of {b.op} is infinite or NaN{at(b)}, and {_mask(b)} leaves that element out and passes a"
             " gradient of 0: 0 * inf is NaN."
         ),
         lambda b: (
@@ -107,12 +113,12 @@ DERIVATIVES = (
         frozenset(EDGES),
         _at_edge,
         lambda b: (
-            f"The slope of {b.op} is infinite {EDGES[b.op].place}{at(b)}:"
+            f"The slope of {b.op} is infinite {EDGES[b.op].place}{where(b)}:"
             f" {some(_edge_input(b).zeros, _edge_input(b), 'exactly there')}"
             + (", and an incoming gradient of 0 makes it 0 * inf." if b.is_nan else ".")
         ),
         lambda b: (
-            f"Keep away from the edge: {EDGES[b.op].repair.format(eps=small(b))}. An eps added to the result does not"
+            f"Keep away from the edge: {_repair(b)}. An eps added to the result does not"
             " help. If a mask leaves such elements out, mask the input, not the output."
         ),
     ),
@@ -121,8 +127,8 @@ DERIVATIVES = (
         ops("binary_cross_entropy"),
         _binary_half,
         lambda b: (
-            f"The derivative of binary_cross_entropy divides by p * (1 - p){at(b)}, which is 0 at p = 0 or 1, and its"
-            " eps of 1e-12 rounds to 0 in float16."
+            f"The derivative of binary_cross_entropy divides by p * (1 - p){where(b)}, which is 0 at p = 0 or 1, and"
+            " its eps of 1e-12 rounds to 0 in float16."
         ),
         "Use binary_cross_entropy_with_logits, which is safe under autocast, or compute this loss in float32.",
     ),
@@ -138,7 +144,9 @@ DERIVATIVES = (
         "derivative of logsumexp over nothing but -inf",
         ops("logsumexp logcumsumexp"),
         lambda b: b.of_inf and any(summary.neginf for summary in b.origin.inputs),
-        lambda b: f"A row of {b.op} holds nothing but -inf{at(b)}: its derivative takes -inf minus -inf, which is NaN.",
+        lambda b: (
+            f"A row of {b.op} holds nothing but -inf{where(b)}: its derivative takes -inf minus -inf, which is NaN."
+        ),
         "Leave at least one finite element in each row, or fill masked elements with a large finite number such as -1e4"
         " in place of -inf and leave such rows out of the loss.",
     ),
@@ -152,7 +160,7 @@ DERIVATIVES = (
             f" {some(_edge_input(b).zeros, _edge_input(b), '0')} in it."
         ),
         lambda b: (
-            f"Keep the input of {b.op} away from where its slope is infinite: clamp(min={small(b)}), or an eps inside."
+            f"Keep the input of {b.op} away from where its slope is infinite: {off_zero(b)}, or an eps inside."
             f" If a mask leaves such elements out, mask the input of {b.op}, not its output."
         ),
     ),

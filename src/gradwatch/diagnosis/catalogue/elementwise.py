@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradwatch.diagnosis.circumstances import Entry, above, below, limit, ops
-from gradwatch.diagnosis.wording import at, number, small, span, zeros
+from gradwatch.diagnosis.circumstances import Entry, above, below, is_complex, limit, ops
+from gradwatch.diagnosis.wording import at, number, off_zero, small, span, where, zeros
 
 if TYPE_CHECKING:
     from gradwatch.diagnosis.circumstances import Birth
@@ -71,6 +71,16 @@ ELEMENTWISE = (
         ),
     ),
     Entry(
+        "log of a complex 0",
+        LOGS,
+        lambda b: is_complex(b.dtype) and not b.of_inf and b.input(0).zeros > 0,
+        lambda b: f"{_met_zero(b)}, whose logarithm has the real part -inf and a derivative that divides by 0.",
+        lambda b: (
+            f"Keep the argument away from 0: {b.op}(x + {small(b)}), or take magnitude and angle apart:"
+            f" x.abs().clamp(min={small(b)}).{b.op}() and x.angle(). Complex numbers cannot be clamped."
+        ),
+    ),
+    Entry(
         "log of 0",
         LOGS,
         _log_of_zero,
@@ -94,7 +104,7 @@ ELEMENTWISE = (
         "log1p at -1 or below",
         ops("log1p"),
         lambda b: not b.of_inf and below(b.input(0), -1.0 + 1e-12),
-        lambda b: f"log1p(x) is log(1 + x) and needs x above -1{at(b)}: the argument is {span(b.input(0))}.",
+        lambda b: f"log1p(x) is log(1 + x) and needs x above -1{where(b)}: the argument is {span(b.input(0))}.",
         "Keep x above -1: x.clamp(min=-1 + 1e-6). For log(1 - p) of a sigmoid use logsigmoid(-logits).",
     ),
     Entry(
@@ -110,16 +120,19 @@ ELEMENTWISE = (
     Entry(
         "one over 0",
         ops("rsqrt reciprocal"),
-        lambda b: b.is_inf and b.input(0).zeros > 0,
-        lambda b: f"{b.op} of 0{at(b)} is infinite: {zeros(b.input(0))}.",
-        lambda b: f"Add eps to the argument: {b.op}(x + {small(b)}), or clamp it: x.clamp(min={small(b)}).",
+        lambda b: (b.is_inf or is_complex(b.dtype)) and not b.of_inf and b.input(0).zeros > 0,
+        lambda b: f"{b.op} of 0{at(b)} is {'NaN' if b.is_nan else 'infinite'}: {zeros(b.input(0))}.",
+        lambda b: (
+            f"Add eps to the argument: {b.op}(x + {small(b)})"
+            + ("." if is_complex(b.dtype) else f", or clamp it: x.clamp(min={small(b)}).")
+        ),
     ),
     Entry(
         "fractional power of a negative number",
         ops("pow"),
         lambda b: b.is_nan and below(b.input(0), 0.0),
         lambda b: (
-            f"A negative number has no real power with a fractional exponent{at(b)}: the base is {span(b.input(0))},"
+            f"A negative number has no real power with a fractional exponent{where(b)}: the base is {span(b.input(0))},"
             f" the exponent {number(_exponent(b))}."
         ),
         lambda b: (
@@ -131,7 +144,7 @@ ELEMENTWISE = (
         ops("pow"),
         lambda b: b.is_inf and b.input(0).zeros > 0 and (_exponent(b) is None or (_exponent(b) or 0.0) < 0),
         lambda b: f"0 to the power {number(_exponent(b))} is infinite{at(b)}: in the base, {zeros(b.input(0))}.",
-        lambda b: f"Keep the base away from 0: (x + {small(b)}) ** p, or x.clamp(min={small(b)}) ** p.",
+        lambda b: f"Keep the base away from 0: {off_zero(b)} ** p.",
     ),
     Entry(
         "power beyond the largest number",
@@ -162,7 +175,7 @@ ELEMENTWISE = (
         "arc function outside of [-1, 1]",
         ops("acos asin atanh arccos arcsin arctanh erfinv"),
         lambda b: b.is_nan and _outside(b, -1.0, 1.0),
-        lambda b: f"{b.op} is defined on [-1, 1] only{at(b)}: the argument is {span(b.input(0))}.",
+        lambda b: f"{b.op} is defined on [-1, 1] only{where(b)}: the argument is {span(b.input(0))}.",
         lambda b: (
             f"Clamp strictly inside: {b.op}(x.clamp(-1 + 1e-6, 1 - 1e-6)) in float32; rounding alone takes a cosine"
             " beyond 1. For an angle between vectors atan2(norm of the cross product, dot product) needs no clamp."
@@ -172,7 +185,7 @@ ELEMENTWISE = (
         "infinite at ±1",
         ops("atanh arctanh erfinv"),
         lambda b: b.is_inf,
-        lambda b: f"{b.op} is infinite at ±1{at(b)}: the argument is {span(b.input(0))}.",
+        lambda b: f"{b.op} is infinite at ±1{where(b)}: the argument is {span(b.input(0))}.",
         lambda b: (
             f"Clamp strictly inside: {b.op}(x.clamp(-1 + 1e-6, 1 - 1e-6)) in float32, where tanh(x) is exactly ±1 for x"
             " above 10. If it undoes a tanh, keep the value from before the tanh."
@@ -182,14 +195,14 @@ ELEMENTWISE = (
         "acosh below 1",
         ops("acosh arccosh"),
         lambda b: b.is_nan and below(b.input(0), 1.0),
-        lambda b: f"acosh needs an argument of at least 1{at(b)}: it is {span(b.input(0))}.",
+        lambda b: f"acosh needs an argument of at least 1{where(b)}: it is {span(b.input(0))}.",
         "Clamp strictly inside: acosh(x.clamp(min=1 + 1e-6)) in float32; at 1 itself its slope is infinite.",
     ),
     Entry(
         "logit at 0 or 1",
         ops("logit"),
         lambda b: not b.of_inf,
-        lambda b: f"logit(p) is infinite at 0 and 1 and NaN outside{at(b)}: the argument is {span(b.input(0))}.",
+        lambda b: f"logit(p) is infinite at 0 and 1 and NaN outside{where(b)}: the argument is {span(b.input(0))}.",
         "Pass eps=1e-6: logit(p, eps=1e-6). An eps of 1e-8 does nothing at 1 in float32, where 1 - 1e-8 is 1. If p came"
         " from a sigmoid, keep the logits.",
     ),
@@ -197,7 +210,7 @@ ELEMENTWISE = (
         "gamma function at a pole",
         ops("lgamma digamma polygamma mvlgamma"),
         lambda b: not b.of_inf and below(b.input(0), 1e-30),
-        lambda b: f"{b.op} is infinite at 0 and at negative integers{at(b)}: the argument is {span(b.input(0))}.",
+        lambda b: f"{b.op} is infinite at 0 and at negative integers{where(b)}: the argument is {span(b.input(0))}.",
         "Keep the argument positive: softplus(x) + 1e-6 for the concentration of a Gamma, Beta or Dirichlet.",
     ),
     Entry(
@@ -211,7 +224,7 @@ ELEMENTWISE = (
         "activation of -inf",
         ops("gelu silu mish hardswish"),
         lambda b: b.of_inf and b.input(0).neginf > 0,
-        lambda b: f"{b.op} multiplies its input by 0 at -inf{at(b)}, and 0 times -inf is NaN.",
+        lambda b: f"{b.op} multiplies its input by 0 at -inf{where(b)}, and 0 times -inf is NaN.",
         lambda b: f"Fill with -inf only right before a softmax; give {b.op} a finite value.",
     ),
 )

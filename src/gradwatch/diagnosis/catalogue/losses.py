@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradwatch.diagnosis.circumstances import Entry, infinities, is_empty, limit, ops, size
-from gradwatch.diagnosis.wording import at, number, shape, span, zeros
+from gradwatch.diagnosis.circumstances import Entry, below, infinities, is_empty, limit, ops, size
+from gradwatch.diagnosis.wording import at, number, shape, small, span, zeros
 
 if TYPE_CHECKING:
     from gradwatch.diagnosis.circumstances import Birth
@@ -23,6 +23,15 @@ def _weights_of_zero(birth: Birth) -> bool:
 def _targets(birth: Birth) -> int:
     classes = birth.input(0).shape[1:2]
     return size(birth.input(0)) // max(1, *classes) if classes else 1
+
+
+def _is_divergence(birth: Birth) -> bool:
+    """Whether it is the target * log(target) of kl_div, rather than a call of xlogy."""
+    return birth.op == "kl_div" or birth.input(0) == birth.input(1)
+
+
+def _logged(birth: Birth) -> str:
+    return span(birth.input(1)) if len(birth.origin.inputs) > 1 else number(birth.scalar(0))
 
 
 LOSSES = (
@@ -77,10 +86,23 @@ LOSSES = (
     Entry(
         "negative target of a divergence",
         ops("kl_div xlogy"),
-        lambda b: b.is_nan and (b.input(0).min or 0.0) < 0,
-        lambda b: f"{b.op} takes the logarithm of a negative number{at(b)}: the values are {span(b.input(0))}.",
+        lambda b: b.is_nan and _is_divergence(b) and below(b.input(1), 0.0),
+        lambda b: f"{b.op} takes the logarithm of a negative number{at(b)}: the values are {span(b.input(1))}.",
         "kl_div(input, target) wants log-probabilities first and probabilities second: exchange them, or pass"
         " log_target=True if both are logarithms.",
+    ),
+    Entry(
+        "logarithm in xlogy",
+        ops("xlogy"),
+        lambda b: b.is_nan or (b.is_inf and (b.input(1).zeros > 0 or b.scalar(0) == 0)),
+        lambda b: (
+            f"{b.op}(x, y) multiplies x by the logarithm of y, and that is"
+            f" {'NaN' if b.is_nan else 'infinite'}{at(b)}: x is {span(b.input(0))}, y {_logged(b)}."
+        ),
+        lambda b: (
+            "Keep y positive: torch.xlogy(x, y.clamp(min=" + small(b) + ")). It is 0 at y = 0 only where x is 0 as"
+            " well; x may be negative."
+        ),
     ),
     Entry(
         "loss of an infinite input",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gradwatch.diagnosis.circumstances import Entry, below, infinities, is_half, limit, ops
-from gradwatch.diagnosis.wording import at, number, span
+from gradwatch.diagnosis.wording import at, number, span, zeros
 
 if TYPE_CHECKING:
     from gradwatch.diagnosis.circumstances import Birth
@@ -65,6 +65,17 @@ NETWORKS = (
             else "The activations or weights have grown out of bounds: lower the learning rate, clip the gradients, or"
             " normalise before this layer."
         ),
+    ),
+    Entry(
+        "weight norm of a row of zeros",
+        ops("weight_norm_interface weight_norm"),
+        lambda b: not b.of_inf and b.input(0).zeros > 0,
+        lambda b: (
+            f"Weight normalisation divides each row of the direction by its norm, and a row of it is 0{at(b)}:"
+            f" {zeros(b.input(0))}; 0/0 is NaN."
+        ),
+        "To start a layer at zero set the magnitude to zero (weight_g, or original0 of the parametrization), never the"
+        " direction (weight_v, original1), and leave weight_v out of pruning and weight decay.",
     ),
     Entry(
         "normalisation with eps 0",

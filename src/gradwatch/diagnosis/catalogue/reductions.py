@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradwatch.diagnosis.circumstances import Entry, is_empty, limit, ops, size
-from gradwatch.diagnosis.wording import at, infinite, number, shape, span
+from gradwatch.diagnosis.wording import at, infinite, number, shape, span, where
 
 SPREADS = ops("std var std_mean var_mean")
 MEANS = ops("mean nanmean median nanmedian quantile")
@@ -26,7 +26,7 @@ REDUCTIONS = (
         SPREADS,
         lambda b: b.is_nan and not b.of_inf and b.largest < limit(b.dtype) ** 0.5,
         lambda b: (
-            f"{b.op} divides by n - 1, which is 0 for a single element{at(b)}: its input has shape"
+            f"{b.op} divides by n - 1, which is 0 for a single element{where(b)}: its input has shape"
             f" {shape(b.input(0))}, and 0/0 is NaN."
         ),
         "Usually the last batch has one sample: drop_last=True in the DataLoader. Where one element is legitimate, pass"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from gradwatch.diagnosis.circumstances import Entry, ops
-from gradwatch.diagnosis.wording import infinite, span
+from gradwatch.diagnosis.circumstances import Entry, infinities, is_empty, limit, magnitude, ops
+from gradwatch.diagnosis.wording import infinite, shape, span
 
 if TYPE_CHECKING:
     from gradwatch.diagnosis.circumstances import Birth
@@ -24,7 +25,25 @@ def row(birth: Birth) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
+def _scores_overflow(birth: Birth) -> bool:
+    """Whether finite queries and keys are so large that their scaled product can exceed the largest number."""
+    queries, keys = birth.input(0), birth.input(1)
+    if infinities(queries) or infinities(keys):
+        return False
+    depth = queries.shape[-1] if queries.shape else 1
+    largest = magnitude(queries) * magnitude(keys) * math.sqrt(depth)
+    return largest > 0.0 and largest >= limit(birth.dtype)
+
+
 SOFTMAX = (
+    Entry(
+        "logsumexp of nothing",
+        ops("logsumexp"),
+        lambda b: not b.of_inf and is_empty(b.input(0)),
+        lambda b: f"logsumexp of an empty tensor is -inf: its input has shape {shape(b.input(0))}, and log(0) is -inf.",
+        "Guard the empty selection: skip the term for such a batch, or give the sum an element that is always there,"
+        " such as a logit of 0.",
+    ),
     Entry(
         "softmax over nothing but -inf",
         SOFTMAXES,
@@ -46,7 +65,7 @@ SOFTMAX = (
     Entry(
         "attention scores beyond the largest number",
         ops("scaled_dot_product_attention"),
-        lambda b: not b.of_inf,
+        _scores_overflow,
         lambda b: (
             f"The scores of scaled_dot_product_attention overflowed{row(b)}: queries are {span(b.input(0))}, keys"
             f" {span(b.input(1))} in {b.dtype}, and softmax of an infinite score is NaN."

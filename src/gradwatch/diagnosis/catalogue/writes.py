@@ -46,7 +46,7 @@ WRITES = (
     Entry(
         "NaN written on purpose",
         FILLS,
-        lambda b: not b.of_inf,
+        lambda b: b.is_nan or b.is_inf,
         lambda b: f"{b.op} wrote a non-finite value{at(b)} that no arithmetic made: it stands in the code.",
         "If it marks missing values, take them out before the loss: loss(x[valid], y[valid]), or torch.where(valid, y,"
         " 0) on the input. Multiplying by a mask keeps the NaN, as 0 * NaN is NaN.",
