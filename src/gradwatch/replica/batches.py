@@ -55,7 +55,7 @@ class BatchKeeper:
 
     Dictionaries and lists are rebuilt, since a step may take keys out of them (``batch.pop("label")``). Tensors stay
     the same objects; their version counters tell whether a step has written into one, and copies are kept from the
-    next batch on. Tensors inside of objects are looked at in batches 1, 2, 4, 8 and so on.
+    next batch on. Lists, tuples and the tensors inside of objects are looked at in batches 1, 2, 4, 8 and so on.
     """
 
     def __init__(self) -> None:
@@ -71,6 +71,9 @@ class BatchKeeper:
         self._versions, self._attributes = [], []
         if self.copies:
             return copy_batch(batch)
+        if self._batches & (self._batches - 1) and type(batch) in {tuple, list}:
+            # The most frequent batch by far, and this runs at every step: looked into on trial only.
+            return type(batch)(batch)
         objects: list[Any] = []
         kept = self._rebuilt(batch, objects)
         if objects and self._batches & (self._batches - 1) == 0:
