@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from benchmarks import steps
 from gradwatch.engine.incident_bundle import bundle_of
 from gradwatch.engine.replay import Failure, Replayer
-from gradwatch.engine.step_runner import LossFunctionRunner, Moment
 from gradwatch.replica import bundle, randomness
+from gradwatch.replica.step_runner import LossFunctionRunner, Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,12 +11,12 @@ from torch import Tensor, distributed, nn
 from torch.distributed import _functional_collectives as functional_collectives
 
 from gradwatch.diagnosis.collectives import wait_for
-from gradwatch.diagnosis.guard import StepGuard
 from gradwatch.diagnosis.memory import Memory
-from gradwatch.diagnosis.module_stack import ModuleStack
-from gradwatch.diagnosis.operations import inputs_in, operation, written
 from gradwatch.diagnosis.slicing import first_birth
 from gradwatch.diagnosis.trace import Record, Tracer
+from gradwatch.replica.guard import StepGuard
+from gradwatch.tracing.module_stack import ModuleStack
+from gradwatch.tracing.operations import inputs_in, operation, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

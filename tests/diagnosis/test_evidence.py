@@ -6,11 +6,11 @@ import pytest
 
 from gradwatch.diagnosis.evidence import PHASES, Evidence, affected, first_seen, origin_of
 from gradwatch.diagnosis.memory import Leaf, Special
-from gradwatch.diagnosis.module_stack import Location
 from gradwatch.diagnosis.responsibility import Explanation
 from gradwatch.diagnosis.trace import Identity, Record
 from gradwatch.diagnosis.verdict import Traced
 from gradwatch.records import TensorSummary
+from gradwatch.tracing.module_stack import Location
 
 SUMMARY = TensorSummary(shape=(2, 3), dtype="float32", min=0.0, max=1.0, nan=1, posinf=0, neginf=0, zeros=2)
 ALL: dict[str, Any] = {

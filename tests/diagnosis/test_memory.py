@@ -20,9 +20,9 @@ from gradwatch.diagnosis.memory import (
     span,
     special_of,
 )
-from gradwatch.diagnosis.module_stack import Location
 from gradwatch.diagnosis.responsibility import Explanation
 from gradwatch.diagnosis.trace import Identity, Record
+from gradwatch.tracing.module_stack import Location
 
 if TYPE_CHECKING:
     from gradwatch.diagnosis.memory import Read

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from gradwatch.diagnosis.guard import StepGuard
 from gradwatch.diagnosis.memory import Leaf, Special, special_of
-from gradwatch.diagnosis.module_stack import Location
 from gradwatch.diagnosis.repair import Repair, RepairMode, make_finite, replace_samples, suspects, without
-from gradwatch.diagnosis.source import Place
 from gradwatch.diagnosis.summary import summary_of
 from gradwatch.diagnosis.trace import Identity, Record
+from gradwatch.replica.guard import StepGuard
+from gradwatch.tracing.module_stack import Location
+from gradwatch.tracing.source import Place
 from tests.diagnosis.tracing import tracer_of
 
 if TYPE_CHECKING:

@@ -3,11 +3,11 @@ from __future__ import annotations
 import torch
 
 from gradwatch.diagnosis.memory import Leaf, Special
-from gradwatch.diagnosis.module_stack import Location
 from gradwatch.diagnosis.responsibility import Explanation
 from gradwatch.diagnosis.slicing import births, first_birth
 from gradwatch.diagnosis.summary import summary_of
 from gradwatch.diagnosis.trace import Identity, Record
+from gradwatch.tracing.module_stack import Location
 
 IDENTITY = Identity("op", Location("", "Module"), None)
 NAN, INFINITY = Special(nan=True), Special(posinf=True)

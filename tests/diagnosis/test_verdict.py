@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from gradwatch.diagnosis.memory import Leaf, LeafKind, Special
-from gradwatch.diagnosis.module_stack import Location
 from gradwatch.diagnosis.responsibility import Explanation
-from gradwatch.diagnosis.source import Place
 from gradwatch.diagnosis.summary import summary_of
 from gradwatch.diagnosis.trace import Identity, Record
 from gradwatch.diagnosis.verdict import Traced, guilty_samples, origin_of_leaf, origin_of_record
+from gradwatch.tracing.module_stack import Location
+from gradwatch.tracing.source import Place
 
 
 def leaf(kind: LeafKind, name: str | None, *rows: int, shape: tuple[int, ...] = (8, 2)) -> Leaf:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from gradwatch.diagnosis.guard import StepGuard
 from gradwatch.diagnosis.memory import Leaf, Memory
-from gradwatch.diagnosis.module_stack import ModuleStack
 from gradwatch.diagnosis.slicing import first_birth
 from gradwatch.diagnosis.trace import Record, Tracer
+from gradwatch.replica.guard import StepGuard
+from gradwatch.tracing.module_stack import ModuleStack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,9 +11,9 @@ from torch import nn
 
 from gradwatch.engine.incident_bundle import bundle_of, failure_of
 from gradwatch.engine.replay import Failure
-from gradwatch.engine.step_runner import LossFunctionRunner, Moment
 from gradwatch.replica import randomness
 from gradwatch.replica.bundle import Bundle, BundleError, load, save
+from gradwatch.replica.step_runner import LossFunctionRunner, Moment
 from tests.engine.loops import Net
 
 if TYPE_CHECKING:

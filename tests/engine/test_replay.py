@@ -16,8 +16,8 @@ from gradwatch.diagnosis.memory import Leaf
 from gradwatch.diagnosis.trace import Record
 from gradwatch.engine import replay
 from gradwatch.engine.replay import Failure, Replayer
-from gradwatch.engine.step_runner import LossFunctionRunner, Moment
 from gradwatch.replica import randomness
+from gradwatch.replica.step_runner import LossFunctionRunner, Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gradwatch.diagnosis.guard import CommunicationNeeded
 from gradwatch.engine.together import Parted, Together
+from gradwatch.replica.guard import CommunicationNeeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

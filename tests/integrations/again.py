@@ -8,10 +8,10 @@ from lightning.pytorch import Callback
 
 from gradwatch.capture.rollback import evaluates_again
 from gradwatch.engine.replay import Reached
-from gradwatch.engine.step_runner import Moment
 from gradwatch.integrations.lightning_step import LightningStep
 from gradwatch.replica import randomness
 from gradwatch.replica.copying import side_copy
+from gradwatch.replica.step_runner import Moment
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import pytorch_lightning
 
-from gradwatch.diagnosis.guard import StepGuard
 from gradwatch.engine.replay import Replayer
 from gradwatch.replica.copying import SideCopy
+from gradwatch.replica.guard import StepGuard
 from tests.cases import CASES, Case, named
 from tests.noninterference.fingerprint import differences
 from tests.noninterference.planting import Plan, planted

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradwatch.diagnosis import autograd_internals as internals
-from gradwatch.diagnosis.operations import operation
+from gradwatch.tracing import autograd_internals as internals
+from gradwatch.tracing.operations import operation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from gradwatch.diagnosis.guard import StepGuard
+    from gradwatch.replica.guard import StepGuard
 
 
 class AnomalyFound(Exception):  # noqa: N818 - the end of a pass, no fault

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from gradwatch.diagnosis.autograd_internals import StorageAlive, dense, storage_key
 from gradwatch.diagnosis.responsibility import Explanation
 from gradwatch.diagnosis.summary import bad_rows, first_bad_index, summary_of
 from gradwatch.numerics import nonfinite_counts
+from gradwatch.tracing.autograd_internals import StorageAlive, dense, storage_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

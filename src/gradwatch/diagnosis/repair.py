@@ -8,15 +8,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradwatch.diagnosis.memory import Leaf, can_be_nonfinite
-from gradwatch.diagnosis.operations import operation, tensors_in, written
+from gradwatch.tracing.operations import operation, tensors_in, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from torch import Tensor
 
-    from gradwatch.diagnosis.guard import StepGuard
     from gradwatch.diagnosis.slicing import Root
+    from gradwatch.replica.guard import StepGuard
 
 
 class Repair(NamedTuple):

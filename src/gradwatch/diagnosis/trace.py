@@ -12,25 +12,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradwatch.diagnosis import autograd_internals as internals
 from gradwatch.diagnosis.collectives import wait_for
 from gradwatch.diagnosis.memory import Leaf, Memory, Read, Special, holds_nan, is_mask, special_of
-from gradwatch.diagnosis.op_names import node_op_name
-from gradwatch.diagnosis.operations import inputs_in, literal_infinities, numbers_in, operation, tensors_in, written
 from gradwatch.diagnosis.responsibility import Explanation, Literals, explain_infinity, explain_nan
 from gradwatch.diagnosis.rows import guilty_rows
-from gradwatch.diagnosis.source import Place, user_place
 from gradwatch.diagnosis.summary import first_bad_index, summary_of
+from gradwatch.tracing import autograd_internals as internals
+from gradwatch.tracing.op_names import node_op_name
+from gradwatch.tracing.operations import inputs_in, literal_infinities, numbers_in, operation, tensors_in, written
+from gradwatch.tracing.source import Place, user_place
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from torch import Tensor
 
-    from gradwatch.diagnosis.guard import StepGuard
-    from gradwatch.diagnosis.module_stack import Location, ModuleStack
-    from gradwatch.diagnosis.operations import Operation
     from gradwatch.records import TensorSummary, Transition
+    from gradwatch.replica.guard import StepGuard
+    from gradwatch.tracing.module_stack import Location, ModuleStack
+    from gradwatch.tracing.operations import Operation
 
 MAX_INPUTS = 6
 # They may leave out a NaN of an input.

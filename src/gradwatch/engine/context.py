@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from torch.amp import GradScaler
 
-    from gradwatch.engine.step_runner import StepRunner
     from gradwatch.records import ClipRule
+    from gradwatch.replica.step_runner import StepRunner
 
 
 def _alone(value: int) -> int:

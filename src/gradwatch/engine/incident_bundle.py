@@ -8,9 +8,9 @@ from torch import Tensor
 
 from gradwatch.capture.rollback import evaluates_again
 from gradwatch.engine.replay import Failure
-from gradwatch.engine.step_runner import Moment
 from gradwatch.replica import randomness
 from gradwatch.replica.bundle import Bundle, BundleError
+from gradwatch.replica.step_runner import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from gradwatch.engine.step_runner import StepRunner
+    from gradwatch.replica.step_runner import StepRunner
 
 
 def bundle_of(module: nn.Module, optimizers: Sequence[Optimizer], failure: Failure, runner: StepRunner) -> Bundle:

@@ -25,10 +25,10 @@ from gradwatch.engine.reporter import Reporter
 from gradwatch.engine.response import BadStep, Responder
 from gradwatch.engine.run_events import run_end, run_start, start_warnings
 from gradwatch.engine.settings import Settings
-from gradwatch.engine.step_runner import LossFunctionRunner
 from gradwatch.engine.watched import Watched
 from gradwatch.numerics import clip_coefficient, scale_
 from gradwatch.records import ClipState
+from gradwatch.replica.step_runner import LossFunctionRunner
 from gradwatch.sinks.tags import health_values
 
 if TYPE_CHECKING:

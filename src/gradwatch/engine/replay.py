@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import logging
 import sys
-import warnings
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import torch
@@ -17,9 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from gradwatch.capture.batch import named_tensors
 from gradwatch.capture.rollback import evaluates_again
 from gradwatch.diagnosis.anomaly_pass import AnomalyFound, AnomalyPass
-from gradwatch.diagnosis.guard import CommunicationNeeded, GuardMode, StepGuard, refuse
 from gradwatch.diagnosis.memory import Memory, special_of
-from gradwatch.diagnosis.module_stack import ModuleStack
 from gradwatch.diagnosis.repair import Repair, RepairMode, make_finite, replace_samples, suspects, without
 from gradwatch.diagnosis.slicing import births
 from gradwatch.diagnosis.trace import Decided, StopAtBirth, Tracer
@@ -28,20 +24,22 @@ from gradwatch.engine.evidence_gathering import size_of, spelled
 from gradwatch.engine.together import Together
 from gradwatch.replica import randomness
 from gradwatch.replica.batches import copy_batch
-from gradwatch.replica.code_generators import rewound
 from gradwatch.replica.copying import side_copy
+from gradwatch.replica.guard import CommunicationNeeded, GuardMode, StepGuard, refuse
 from gradwatch.replica.memory import bytes_needed, fits
+from gradwatch.replica.unnoticed import restore_state, unnoticed
+from gradwatch.tracing.module_stack import ModuleStack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
     from torch.optim import Optimizer
 
     from gradwatch.diagnosis.memory import LeafKind
     from gradwatch.diagnosis.slicing import Root
-    from gradwatch.engine.step_runner import Moment, StepRunner
     from gradwatch.replica.copying import SideCopy
+    from gradwatch.replica.step_runner import Moment, StepRunner
 
 log = logging.getLogger("gradwatch")
 
@@ -165,7 +163,7 @@ class Replayer:
         again = evaluates_again(self._optimizers[failure.optimizer])
         guard = StepGuard(before_collective=before_collective)
         try:
-            with _unnoticed(self._module):
+            with unnoticed(self._module):
                 copy = side_copy(
                     self._module,
                     self._optimizers,
@@ -361,39 +359,6 @@ def _split(failure: Failure) -> tuple[list[Moment], list[Moment]]:
     moments, index = list(failure.moments), failure.guilty % len(failure.moments)
     moments[index] = moments[index]._replace(batch=copy_batch(moments[index].batch))
     return moments[: index + 1], moments[index + 1 :]
-
-
-def restore_state(module: nn.Module, moment: Moment) -> None:
-    """Give a copy the buffers and attributes that the module had before the step."""
-    for name, value in moment.buffers.items():
-        owner, _, key = name.rpartition(".")
-        module.get_submodule(owner)._buffers[key] = value.detach().clone()  # noqa: SLF001 - as in BufferGuard
-    for name, attribute in moment.attributes.items():
-        setattr(module, name, attribute.detach().clone() if isinstance(attribute, Tensor) else attribute)
-
-
-@contextlib.contextmanager
-def _unnoticed(module: nn.Module) -> Iterator[None]:
-    """Keep the replay's random numbers, warnings and prints to itself."""
-    with (
-        randomness.preserved(randomness.generators_in(module)),
-        rewound(module),
-        torch.enable_grad(),
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        _eager(),
-    ):
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextlib.contextmanager
-def _eager() -> Iterator[None]:
-    """Run compiled functions as they were written: inside a compiled kernel there is no operation to name."""
-    from torch.compiler import set_stance  # noqa: PLC0415 - imports the compiler
-
-    with set_stance("force_eager"):
-        yield
 
 
 def _has_compiled() -> bool:

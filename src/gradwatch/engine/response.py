@@ -18,8 +18,8 @@ from gradwatch.engine.incidents import build_incident
 from gradwatch.engine.policy import Decision, decide, decide_on_state
 from gradwatch.engine.replay import Failure, Replayer
 from gradwatch.engine.reporter import MAX_INCIDENTS
-from gradwatch.engine.step_runner import Moment
 from gradwatch.errors import NonFiniteError
+from gradwatch.replica.step_runner import Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradwatch.diagnosis.guard import CommunicationNeeded
+from gradwatch.replica.guard import CommunicationNeeded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

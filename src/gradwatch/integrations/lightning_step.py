@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from gradwatch.capture.rollback import evaluates_again
-from gradwatch.engine.step_runner import import_path
 from gradwatch.integrations.loop_clipping import clips_by_itself
 from gradwatch.integrations.stand_ins import OptimizerStandIn, SchedulerStandIn, StrategyStandIn, TrainerStandIn
 from gradwatch.integrations.trainer_internals import needing_gradients, untoggle
+from gradwatch.replica.step_runner import import_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from gradwatch.engine.step_runner import Moment, Observer
     from gradwatch.replica.copying import SideCopy
+    from gradwatch.replica.step_runner import Moment, Observer
 
 
 class LightningStep:

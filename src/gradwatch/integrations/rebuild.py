@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.parameter import is_lazy
 
-from gradwatch.engine.step_runner import LossFunctionRunner
 from gradwatch.integrations.lightning_step import LightningStep
 from gradwatch.integrations.making import HINT, RebuildError, imported, made_module, one_line, user_code
+from gradwatch.replica.step_runner import LossFunctionRunner
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from gradwatch.engine.step_runner import StepRunner
     from gradwatch.replica.bundle import Bundle
+    from gradwatch.replica.step_runner import StepRunner
 
 PACKAGES = ("lightning", "pytorch_lightning")
 MAX_OPTIMIZERS = 64  # what is read from a file is no reason to make a million of them

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from gradwatch.diagnosis.source import Place
     from gradwatch.diagnosis.trace import Identity
     from gradwatch.diagnosis.verdict import Traced
     from gradwatch.engine.replay import Failure
     from gradwatch.records import Incident, Origin
+    from gradwatch.tracing.source import Place
 
 _FOUND_BY_SCANS = ("parameter", "buffer", "optimizer")
 

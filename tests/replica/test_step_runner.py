@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gradwatch.engine.step_runner import LossFunctionRunner, Moment
 from gradwatch.replica.copying import SideCopy, side_copy
+from gradwatch.replica.step_runner import LossFunctionRunner, Moment
 
 
 class Told:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from gradwatch.diagnosis.op_names import base_name
+from gradwatch.tracing.op_names import base_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 from torch.utils.checkpoint import checkpoint
 
-from gradwatch.diagnosis.module_stack import Location, ModuleStack
+from gradwatch.tracing.module_stack import Location, ModuleStack
 
 if TYPE_CHECKING:
     from collections.abc import Callable

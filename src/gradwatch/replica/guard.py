@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gradwatch.diagnosis.autograd_internals import storage_key
-from gradwatch.diagnosis.operations import operation, written
+from gradwatch.tracing.autograd_internals import storage_key
+from gradwatch.tracing.operations import operation, written
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from gradwatch.diagnosis.operations import Operation
+    from gradwatch.tracing.operations import Operation
 
 
 class CommunicationNeeded(RuntimeError):  # noqa: N818 - a reason to stop, no fault

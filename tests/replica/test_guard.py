@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradwatch.diagnosis.guard import CommunicationNeeded, GuardMode, StepGuard
-from gradwatch.diagnosis.operations import operation
+from gradwatch.replica.guard import CommunicationNeeded, GuardMode, StepGuard
+from gradwatch.tracing.operations import operation
 
 
 def all_reduce(guard: StepGuard) -> None:

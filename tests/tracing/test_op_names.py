@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gradwatch.diagnosis.op_names import base_name, node_op_name
+from gradwatch.tracing.op_names import base_name, node_op_name
 
 
 @pytest.mark.parametrize(

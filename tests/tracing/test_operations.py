@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradwatch.diagnosis.operations import literal_infinities, numbers_in, operation, tensors_in, written
+from gradwatch.tracing.operations import literal_infinities, numbers_in, operation, tensors_in, written
 
 aten = torch.ops.aten
 

@@ -20,9 +20,10 @@ MAX_FRAMES = 400
 
 # What runs between the user's line and an operation. The demo's models are user code that happens to live here.
 _OWN = Path(__file__).resolve().parent.parent
-# Where a replay is started: what called it has nothing to do with the step.
-STARTERS = tuple(str(_OWN / part) + os.sep for part in ("engine", "integrations"))
-MACHINERY = tuple(str(_OWN / part) + os.sep for part in ("capture", "diagnosis", "engine", "integrations", "replica"))
+# Where a step is run again: what called it has nothing to do with the step.
+_STARTERS = ("engine", "integrations", "probes")
+STARTERS = tuple(str(_OWN / part) + os.sep for part in _STARTERS)
+MACHINERY = tuple(str(_OWN / part) + os.sep for part in (*_STARTERS, "capture", "diagnosis", "replica", "tracing"))
 _FRAMEWORKS = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities", "torchmetrics")
 
 

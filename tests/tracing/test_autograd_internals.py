@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradwatch.diagnosis import autograd_internals as internals
-from gradwatch.diagnosis.source import MACHINERY
+from gradwatch.tracing import autograd_internals as internals
+from gradwatch.tracing.source import MACHINERY
 from tests.diagnosis.tracing import birth, line_of
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import gradwatch
-from gradwatch.diagnosis import source
-from gradwatch.diagnosis.source import MAX_FRAMES, Place, user_place
+from gradwatch.tracing import source
+from gradwatch.tracing.source import MAX_FRAMES, Place, user_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +31,14 @@ def code_from(text: str, filename: str) -> Callable[..., Any]:
 
 # What asks is gradwatch's own file, or claims to be one.
 asked = code_from(
-    "from gradwatch.diagnosis.source import user_place\ndef f(**options):\n    return user_place(**options)\n",
+    "from gradwatch.tracing.source import user_place\ndef f(**options):\n    return user_place(**options)\n",
     str(OWN / "diagnosis" / "asking.py"),
 )
 
 
 asking_at_every_operation = code_from(
     """
-from gradwatch.diagnosis.source import user_place
+from gradwatch.tracing.source import user_place
 from torch.utils._python_dispatch import TorchDispatchMode
 
 class f(TorchDispatchMode):

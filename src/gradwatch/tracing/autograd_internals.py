@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradwatch.diagnosis.source import MACHINERY
+from gradwatch.tracing.source import MACHINERY
 
 if TYPE_CHECKING:
     from torch import Tensor
