@@ -1,0 +1,148 @@
+"""Every LightningModule of the gradient check trains, in plain Lightning and without gradwatch, and does so again."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections import Counter
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from tests.probes.lightning_modules import PROBED, Verdict
+from tests.probes.wrong_backward import marked_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from lightning.pytorch import LightningModule
+
+    from tests.probes.probed import Probed
+
+STEPS = 4
+CASES = [pytest.param(case, id=case.name) for case in PROBED]
+UNREPEATABLE = [pytest.param(case, id=case.name) for case in PROBED if not case.repeatable]
+REPEATABLE = [pytest.param(case, id=case.name) for case in PROBED if case.repeatable]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Losses(Callback):
+    """Collects the loss of every backward pass."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+
+    def on_before_backward(self, trainer: Any, module: Any, loss: Tensor) -> None:
+        self.values.append(float(loss.detach()))
+
+
+def seed_all() -> None:
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002 - user code draws from the global one
+
+
+def fit(case: Probed, folder: Path) -> tuple[LightningModule, list[float]]:
+    """Train for four steps."""
+    module, losses = case.build(), Losses()
+    seed_all()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")  # what it says of tiny loaders is of no interest here
+        trainer = Trainer(
+            max_steps=STEPS,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder,
+            callbacks=[losses],
+            **case.trainer_arguments,
+        )
+        trainer.fit(module, case.loader())
+    assert trainer.global_step == STEPS
+    return module, losses.values
+
+
+def bits(module: LightningModule) -> Mapping[str, Tensor]:
+    """Return weights and buffers, those of layers in a plain list too."""
+    hidden = {
+        f"{name}.{index}.{key}": value
+        for name, layers in vars(module).items()
+        if isinstance(layers, list)
+        for index, layer in enumerate(layers)
+        if isinstance(layer, torch.nn.Module)
+        for key, value in layer.state_dict().items()
+    }
+    return {**module.state_dict(), **hidden}
+
+
+def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_trains_for_four_steps_with_finite_losses(case: Probed, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in bits(case.build()).items()}
+    module, losses = fit(case, tmp_path)
+    assert len(losses) >= STEPS
+    assert np.isfinite(losses).all()
+    if case.name != "constant-loss":
+        assert not same(bits(module), before)
+
+
+@pytest.mark.parametrize("case", REPEATABLE)
+def test_two_trainings_with_one_seed_end_bitwise_equal(case: Probed, tmp_path: Path) -> None:
+    first, second = fit(case, tmp_path), fit(case, tmp_path)
+    assert first[1] == second[1]
+    assert same(bits(first[0]), bits(second[0]))
+
+
+@pytest.mark.parametrize("case", UNREPEATABLE)
+def test_two_trainings_differ_where_the_source_is_out_of_reach(case: Probed, tmp_path: Path) -> None:
+    assert fit(case, tmp_path)[1] != fit(case, tmp_path)[1]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_building_leaves_the_random_states_alone_and_repeats_itself(case: Probed) -> None:
+    seed_all()
+    expected = torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002 - as above
+    seed_all()
+    first, second = case.build(), case.build()
+    case.loader()
+    assert (torch.rand(1), random.random(), np.random.rand()) == expected  # noqa: NPY002 - as above
+    assert same(bits(first), bits(second))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_expected_is_a_narrow_choice_of_verdicts(case: Probed) -> None:
+    verdicts = set(get_args(Verdict))
+    assert case.expected <= verdicts
+    assert 1 <= len(case.expected) <= 2
+    assert case.why
+    names = {name for name, _ in case.build().named_parameters()}
+    assert case.single.keys() <= names
+    assert all(single <= verdicts for single in case.single.values())
+
+
+def test_an_explanation_names_marked_lines_and_each_mark_belongs_to_one_case() -> None:
+    named = Counter(stop for case in PROBED for stop in case.stops)
+    assert set(named) == set(marked_lines("stops"))
+    assert set(named.values()) == {1}
+    assert all(case.stops for case in PROBED if case.expected == {"explained"} and case.name != "spectral-norm")
+
+
+def test_names_of_modules_are_unique_and_many() -> None:
+    assert max(Counter(case.name for case in PROBED).values()) == 1
+    assert len(PROBED) >= 44
