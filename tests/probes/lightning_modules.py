@@ -8,6 +8,7 @@ from tests.probes import (
     modules_sequence,
     modules_state,
     modules_stops,
+    modules_surrogates,
     modules_training,
     modules_vision,
 )
@@ -20,6 +21,7 @@ FAMILIES = (
     modules_sequence,
     modules_generative,
     modules_stops,
+    modules_surrogates,
     modules_losses,
     modules_state,
     modules_training,

@@ -12,7 +12,6 @@ from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_no
 from tests.probes.modules_generative import network
 from tests.probes.probed import (
     CLASSES,
-    EXPLAINED,
     FEATURES,
     NOT_RESOLVABLE,
     PASS,
@@ -242,8 +241,9 @@ CASES = (
         "spectral-norm",
         classifier(spectral),
         vectors,
-        EXPLAINED,
-        "singular vectors are updated under no_grad and have not converged after fifteen iterations",
+        PASS | {"explained"},
+        "singular vectors are updated under no_grad; the nearer they are to their limit, the less of it shows",
+        stops=("inside-the-network",),
     ),
     probed("weight-norm", classifier(weight_normed), vectors, PASS, "smooth"),
     probed("orthogonal", classifier(orthogonal_net), vectors, PASS, "a matrix exponential is smooth"),

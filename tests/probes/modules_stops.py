@@ -1,4 +1,4 @@
-"""Gradients that are stopped or changed on purpose: by detach, no_grad, Python numbers, hooks, custom Functions."""
+"""Gradients that are stopped on purpose: by detach, no_grad, frozen weights, Python numbers, missing graphs."""
 
 from __future__ import annotations
 
@@ -7,43 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.nn import functional
 
 from tests.probes.modules_generative import network
 from tests.probes.probed import (
     CLASSES,
-    EXPLAINED,
     FEATURES,
-    MISMATCH,
     PASS,
     Probe,
-    Verdict,
     probed,
+    stopped,
     vectors,
 )
-
-CODES, LATENT = 5, 3
-HOOKED: frozenset[Verdict] = frozenset({"explained", "mismatch"})
-
-
-class VectorQuantized(Probe):
-    """A VQ-VAE: straight through the nearest code, codebook loss and commitment."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = network(FEATURES, LATENT)
-        self.codes = nn.Parameter(torch.randn(CODES, LATENT))
-        self.decoder = network(LATENT, FEATURES)
-
-    def loss(self, batch: Any) -> Tensor:
-        x, _ = batch
-        latent = self.encoder(x)
-        code = self.codes[torch.cdist(latent, self.codes).argmin(-1)]
-        codebook = (code - latent.detach()).square().mean()  # stops: vq-codebook
-        commitment = (latent - code.detach()).square().mean()  # stops: vq-commitment
-        passed = latent + (code - latent).detach()  # stops: vq-straight-through
-        return (self.decoder(passed) - x).square().mean() + codebook + 0.25 * commitment
 
 
 class Byol(Probe):
@@ -148,89 +123,6 @@ class Equilibrium(Probe):
         return functional.cross_entropy(self.head(torch.tanh(0.5 * self.step(state) + start)), y)
 
 
-class HardGumbel(Probe):
-    """A hard choice by Gumbel softmax, whose straight-through detach stands in torch."""
-
-    def __init__(self, *, hard: bool) -> None:
-        super().__init__()
-        self.chooser = network(FEATURES, 4)
-        self.values = nn.Linear(4, CLASSES)
-        self.hard = hard
-
-    def loss(self, batch: Any) -> Tensor:
-        x, y = batch
-        choice = functional.gumbel_softmax(self.chooser(x), tau=0.7, hard=self.hard)  # stops: gumbel
-        return functional.cross_entropy(self.values(choice), y)
-
-
-class Rounded(Function):
-    """Rounds to quarters; the gradient goes straight through."""
-
-    @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return (4 * x).round() / 4
-
-    @staticmethod
-    def backward(_ctx: Any, grad: Tensor) -> Tensor:
-        return grad
-
-
-class Reversed(Function):
-    """Passes its input on, and the gradient back with its sign turned."""
-
-    @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(_ctx: Any, grad: Tensor) -> Tensor:
-        return -grad
-
-
-# torch has not annotated `apply`.
-through: Any = Rounded.apply
-turn: Any = Reversed.apply
-
-
-class Quantized(Probe):
-    """A network whose weight is rounded, straight through by detach, by ``.data``, or by a custom Function."""
-
-    def __init__(self, way: str) -> None:
-        super().__init__()
-        self.enter = nn.Linear(FEATURES, 16)
-        self.head = nn.Linear(16, CLASSES)
-        self.way = way
-
-    def rounded(self, weight: Tensor) -> Tensor:
-        """Return the weight on a grid of quarters."""
-        if self.way == "detach":
-            return weight + ((4 * weight).round() / 4 - weight).detach()  # stops: ste-detach
-        if self.way == "data":
-            return weight + ((4 * weight).round() / 4 - weight).data  # stops: ste-data
-        return through(weight)  # stops: ste-function
-
-    def loss(self, batch: Any) -> Tensor:
-        x, y = batch
-        hidden = functional.linear(x, self.rounded(self.enter.weight), self.enter.bias).tanh()
-        return functional.cross_entropy(self.head(hidden), y)
-
-
-class DomainAdversarial(Probe):
-    """Features that are to fool a domain classifier, by gradient reversal."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.features = network(FEATURES, 8)
-        self.label = nn.Linear(8, CLASSES)
-        self.domain = nn.Linear(8, 2)
-
-    def loss(self, batch: Any) -> Tensor:
-        x, y = batch
-        features = self.features(x).tanh()
-        turned = turn(features)  # stops: gradient-reversal
-        return functional.cross_entropy(self.label(features), y) + functional.cross_entropy(self.domain(turned), y % 2)
-
-
 class Centred(Probe):
     """DINO's centring: a running mean of the network's own outputs, kept in a buffer, enters the loss."""
 
@@ -281,41 +173,24 @@ class ScaledByItem(Probe):
         return main + balance * extra
 
 
-class Hooked(Probe):
-    """A hook that scales a gradient: of a parameter from the start, or of an activation in every step."""
+class FrozenForATerm(Probe):
+    """A head that classifies, and is frozen while it judges how the features vary."""
 
-    def __init__(self, *, parameter: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.enter = nn.Linear(FEATURES, 8)
+        self.features = network(FEATURES, 8)
         self.head = nn.Linear(8, CLASSES)
-        self.parameter = parameter
-        if parameter:
-            weight: Any = self.enter.weight
-            weight.register_hook(lambda grad: 0.1 * grad)
 
     def loss(self, batch: Any) -> Tensor:
         x, y = batch
-        hidden: Any = self.enter(x).tanh()
-        if not self.parameter:
-            hidden.register_hook(lambda grad: 0.5 * grad)  # stops: activation-hook
-        return functional.cross_entropy(self.head(hidden), y)
+        main = functional.cross_entropy(self.head(self.features(x)), y)
+        self.head.requires_grad_(False)
+        confidence = self.head(self.features(x.roll(1, 1))).softmax(-1).square().mean()  # stops: frozen-for-a-term
+        self.head.requires_grad_()
+        return main - confidence
 
 
-def stopped(name: str, module: Any, why: str, *stops: str) -> Any:
-    """Describe a module whose gradients are stopped on purpose."""
-    return probed(name, module, vectors, EXPLAINED, why, stops=stops)
-
-
-STEPS = "a staircase has no slope, and a custom Function gives it one: no stop-gradient explains that"
 CASES = (
-    stopped(
-        "vq-vae",
-        VectorQuantized,
-        "three detaches, each of which changes the derivative",
-        "vq-codebook",
-        "vq-commitment",
-        "vq-straight-through",
-    ),
     probed(
         "byol-frozen-target", lambda: Byol(frozen=True), vectors, PASS, "weights that ask for no gradient need none"
     ),
@@ -330,39 +205,15 @@ CASES = (
     stopped("actor-critic", ActorCritic, "the advantage depends on the critic and is detached", "advantage"),
     stopped("bootstrapped-q-learning", QLearning, "the goal depends on the weights under no_grad", "bootstrap"),
     stopped("implicit-layer", Equilibrium, "the fixed point depends on the weights under no_grad", "fixed-point"),
-    stopped(
-        "gumbel-hard", lambda: HardGumbel(hard=True), "straight through, inside of torch: the call is named", "gumbel"
-    ),
-    probed("gumbel-soft", lambda: HardGumbel(hard=False), vectors, PASS, "smooth, the noise repeated"),
-    stopped("ste-by-detach", lambda: Quantized("detach"), "straight through by detach", "ste-detach"),
-    stopped("ste-by-data", lambda: Quantized("data"), "straight through by .data", "ste-data"),
-    probed("ste-by-function", lambda: Quantized("function"), vectors, MISMATCH, STEPS, stops=("ste-function",)),
-    probed(
-        "gradient-reversal",
-        DomainAdversarial,
-        vectors,
-        MISMATCH,
-        "a custom Function turns the sign: on purpose or not, it is not the derivative",
-        stops=("gradient-reversal",),
-    ),
     stopped("running-center", Centred, "the centre depends on the weights, in place and under no_grad", "center"),
     stopped(
         "first-order-maml", FirstOrderMeta, "the inner gradient depends on the weights, and has no graph", "first-order"
     ),
+    stopped(
+        "frozen-for-a-term",
+        FrozenForATerm,
+        "the term depends on weights frozen while it is computed",
+        "frozen-for-a-term",
+    ),
     stopped("balanced-by-item", ScaledByItem, "a Python number carries no gradient", "item"),
-    probed(
-        "parameter-hook",
-        lambda: Hooked(parameter=True),
-        vectors,
-        PASS | {"explained"},
-        "the derivative is right; what a hook makes of a finished gradient is the user's own",
-    ),
-    probed(
-        "activation-hook",
-        lambda: Hooked(parameter=False),
-        vectors,
-        HOOKED,
-        "half of the derivative arrives, and the hook is to blame: not a pass",
-        stops=("activation-hook",),
-    ),
 )

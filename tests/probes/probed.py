@@ -92,6 +92,11 @@ def probed(
     )
 
 
+def stopped(name: str, module: Callable[[], LightningModule], why: str, *stops: str) -> Probed:
+    """Describe a classifier of vectors whose gradients are stopped on purpose, at the lines marked ``stops``."""
+    return probed(name, module, vectors, EXPLAINED, why, stops=stops)
+
+
 def _loader(batches: Callable[[], Batches]) -> DataLoader[Any]:
     return DataLoader(batches(), batch_size=None, collate_fn=_unchanged)  # type: ignore[arg-type]
 
@@ -140,7 +145,7 @@ class Classifier(Probe):
 
     def loss(self, batch: Any) -> Tensor:
         x, y = batch
-        return functional.cross_entropy(self.network(x), y)
+        return functional.cross_entropy(self.network(x), y)  # stops: inside-the-network
 
 
 def classifier(network: Callable[[], nn.Module]) -> Callable[[], LightningModule]:
