@@ -112,3 +112,31 @@ class Unrolled(nn.Module):
             state = self.cell(position, state)
             states.append(state)
         return torch.stack(states, 1)
+
+
+class Between(nn.Module):
+    """Two linear layers and, between them in the code of this module, ``op``."""
+
+    def __init__(self, width: int, op: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+        self.op = op
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = self.op(x)  # culprit: between
+        return self.second(x)
+
+
+class CalledTwice(nn.Module):
+    """Two linear layers, and one module with ``op`` that is called after each of them."""
+
+    def __init__(self, width: int, op: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.second = nn.Linear(width, width)
+        self.shared = Operation(op)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shared(self.second(self.shared(self.first(x))))

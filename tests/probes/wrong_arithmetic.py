@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
-from tests.probes.blocks import Dense, Operation
+from tests.probes.blocks import Between, CalledTwice, Dense, Operation
 from tests.probes.hosts import HIDDEN, WIDTH, Convolutional, Host, Perceptron, Recurrent, Transformer
 from tests.probes.wrong_backward import WrongBackward, wrong
 
@@ -180,5 +180,24 @@ CASES = (
     linear("half-precision", Perceptron, "middle", SQUARE, HalfLinear.apply, "enter", "middle"),
     linear(
         "hidden-weight-decay", Transformer, "layers.0.out", (WIDTH, WIDTH), DecayingLinear.apply, "layers.0.out.weight"
+    ),
+    wrong(
+        "between-modules",
+        Recurrent,
+        "middle",
+        partial(Between, WIDTH, tanh_with(lambda grad: 0.9 * grad)),
+        partial(Between, WIDTH, torch.tanh),
+        marker="between",
+        wrong_prefixes=("embed", "lstm", "middle.first"),
+    ),
+    wrong(
+        "module-called-twice",
+        Perceptron,
+        "middle",
+        partial(CalledTwice, HIDDEN, tanh_with(lambda grad: 1.1 * grad)),
+        partial(CalledTwice, HIDDEN, torch.tanh),
+        marker="operation",
+        culprit="middle.shared",
+        wrong_prefixes=("enter", "middle"),
     ),
 )
