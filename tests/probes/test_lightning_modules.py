@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections import Counter
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from tests.probes.lightning_modules import PROBED, Verdict
 from tests.probes.wrong_backward import marked_lines
@@ -48,10 +50,10 @@ class Losses(Callback):
         self.values.append(float(loss.detach()))
 
 
-def seed_all() -> None:
-    torch.manual_seed(1)
-    random.seed(1)
-    np.random.seed(1)  # noqa: NPY002 - user code draws from the global one
+def seed_all(seed: int = 1) -> None:
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - user code draws from the global one
 
 
 def fit(case: Probed, folder: Path) -> tuple[LightningModule, list[float]]:
@@ -88,6 +90,12 @@ def bits(module: LightningModule) -> Mapping[str, Tensor]:
     return {**module.state_dict(), **hidden}
 
 
+def tensors(batch: Any) -> list[Tensor]:
+    """Return the tensors of a nested container, those in dataclasses included."""
+    inner = [list(vars(node).values()) if is_dataclass(node) else [node] for node in tree_leaves(batch)]
+    return [leaf for leaf in tree_leaves(inner) if isinstance(leaf, Tensor)]
+
+
 def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
@@ -119,10 +127,15 @@ def test_building_leaves_the_random_states_alone_and_repeats_itself(case: Probed
     seed_all()
     expected = torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002 - as above
     seed_all()
-    first, second = case.build(), case.build()
-    case.loader()
-    assert (torch.rand(1), random.random(), np.random.rand()) == expected  # noqa: NPY002 - as above
+    first, first_batches = case.build(), tensors(list(case.loader()))
+    seed_all(2)
+    second, second_batches = case.build(), tensors(list(case.loader()))
     assert same(bits(first), bits(second))
+    assert len(first_batches) == len(second_batches) > 0
+    assert all(torch.equal(*pair) for pair in zip(first_batches, second_batches, strict=True))
+    seed_all()
+    case.build()
+    assert (torch.rand(1), random.random(), np.random.rand()) == expected  # noqa: NPY002 - as above
 
 
 @pytest.mark.parametrize("case", CASES)
