@@ -14,7 +14,18 @@ import pytorch_lightning
 import gradwatch
 from gradwatch.integrations.pytorch_lightning import NumericalHealthMonitor as TwinMonitor
 
-PUBLIC = {"HealthMonitor", "NonFiniteError", "NumericalHealthMonitor", "__version__", "load_events", "load_incident"}
+PUBLIC = {
+    "GradientCheckReport",
+    "GradientMismatchError",
+    "HealthMonitor",
+    "NonFiniteError",
+    "NumericalHealthMonitor",
+    "__version__",
+    "assert_gradients",
+    "check_gradients",
+    "load_events",
+    "load_incident",
+}
 DEFAULTS = {
     "dirpath": None,
     "log_every_n_steps": None,

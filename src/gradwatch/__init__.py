@@ -10,25 +10,35 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gradwatch.engine.monitor import HealthMonitor
-    from gradwatch.errors import NonFiniteError
+    from gradwatch.errors import GradientMismatchError, NonFiniteError
     from gradwatch.integrations.lightning import NumericalHealthMonitor
+    from gradwatch.probes.function import assert_gradients, check_gradients
+    from gradwatch.records import GradientCheckReport
     from gradwatch.serialization import load_events, load_incident
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "GradientCheckReport",
+    "GradientMismatchError",
     "HealthMonitor",
     "NonFiniteError",
     "NumericalHealthMonitor",
     "__version__",
+    "assert_gradients",
+    "check_gradients",
     "load_events",
     "load_incident",
 ]
 
 _HOME = {
+    "GradientCheckReport": "gradwatch.records",
+    "GradientMismatchError": "gradwatch.errors",
     "HealthMonitor": "gradwatch.engine.monitor",
     "NonFiniteError": "gradwatch.errors",
     "NumericalHealthMonitor": "gradwatch.integrations.lightning",
+    "assert_gradients": "gradwatch.probes.function",
+    "check_gradients": "gradwatch.probes.function",
     "load_events": "gradwatch.serialization",
     "load_incident": "gradwatch.serialization",
 }

@@ -20,6 +20,7 @@ from gradwatch.diagnosis.anomaly import AnomalyMode
 from gradwatch.engine.clip_rule import resolve_clip_rule
 from gradwatch.engine.context import RunContext
 from gradwatch.engine.counters import Counters
+from gradwatch.engine.gradient_checks import GradientChecks
 from gradwatch.engine.recording import PendingRecord, Position, begin_record, largest_layer, spread
 from gradwatch.engine.reporter import Reporter
 from gradwatch.engine.response import BadStep, Responder
@@ -29,7 +30,7 @@ from gradwatch.engine.watched import Watched
 from gradwatch.numerics import clip_coefficient, scale_
 from gradwatch.records import ClipState
 from gradwatch.replica.step_runner import LossFunctionRunner
-from gradwatch.sinks.tags import health_values
+from gradwatch.sinks.tags import gradient_check_metrics, health_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,6 +112,9 @@ class HealthMonitor:
             max_incident_bytes=self.settings.max_incident_bytes,
         )
         self._responder = Responder(self.settings, context, self._watched, self._reporter, self.counters, self._anomaly)
+        self._checks = GradientChecks(
+            self.settings.gradient_check_every_n_steps, context, self._watched, self._reporter
+        )
         self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
         if not has_lazy_parameters(module):
             self._announce()
@@ -156,6 +160,7 @@ class HealthMonitor:
         self._position = Position(done, epoch, batch_idx, done if log_step is None else log_step)
         new_window = self._window.starts_anew
         self._steps_in_batch = 0
+        self._stepped_well = False
         watched = self._watched
         # References only: a step that keeps a number or a tensor on its module gives the name another object.
         attributes = dict(vars(watched.module))
@@ -247,9 +252,14 @@ class HealthMonitor:
         self._flush_pending()
         if self._window.waits_for_step:
             self._window.flag_gradients([total_on_device(group) for group in self._watched.groups])
-        elif self._scan_due or self.is_log_step:
-            self._scan_due = False
-            self.scan()
+        else:
+            if self._scan_due or self.is_log_step:
+                self._scan_due = False
+                self.scan()
+            if self._stepped_well:
+                self._checks.after_batch(
+                    self._window.micro_batches[-1], self.counters.steps, self._header(), self._position.log_step
+                )
         self._position = self._position._replace(batch_idx=None)
 
     def scan(self, *, together: bool = True) -> None:
@@ -294,7 +304,7 @@ class HealthMonitor:
                     skipped_steps=self.counters.skipped,
                     loss_scale=self._loss_scale,
                 )
-        return metrics
+        return metrics | gradient_check_metrics([self._checks.worst_error])
 
     def has_news(self) -> bool:
         """Whether a counter of trouble has moved since the last call."""
@@ -348,6 +358,7 @@ class HealthMonitor:
             return False
         self._scan_due |= verdict == HUGE
         self._accept(group, gradients)
+        self._stepped_well = True
         return True
 
     def _accept(self, group: ParameterGroup, gradients: Gradients) -> None:

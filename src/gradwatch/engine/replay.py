@@ -277,6 +277,9 @@ class ReplayObserver:
         self._losses: list[Tensor] = []
         self._steps = 0
 
+    def terms(self, output: object) -> None:
+        """The losses are all that a verdict needs."""
+
     def loss(self, loss: Tensor) -> None:
         """Keep a loss: its storage says who has made it."""
         if self._again:

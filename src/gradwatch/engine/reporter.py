@@ -78,7 +78,9 @@ class Reporter:
     def finding(self, finding: Finding) -> None:
         """Write a finding to the event log and say it."""
         self.write(finding)
-        log.warning("%s %s", finding.message, finding.advice)
+        if finding.status != "updated":  # once is enough on a console
+            level = logging.INFO if finding.severity == "info" else logging.WARNING
+            log.log(level, "%s", f"{finding.message} {finding.advice}".rstrip())
 
     def _close(self) -> None:
         for sink in self._sinks:

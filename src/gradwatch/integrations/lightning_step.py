@@ -134,6 +134,7 @@ class _Run:
         module.on_before_zero_grad(optimizer)
         if loss is None:
             return None
+        self._observer.terms(output)
         self._backward(loss / self._trainer.accumulate_grad_batches)
         if with_step:
             self._stepper(0, optimizer)()

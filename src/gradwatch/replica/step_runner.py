@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from torch import Tensor, nn
 
@@ -29,6 +30,9 @@ class Moment(NamedTuple):
 
 class Observer(Protocol):
     """What a runner tells while it runs a step."""
+
+    def terms(self, output: object) -> None:
+        """The step has returned this, and its loss is about to be backpropagated."""
 
     def loss(self, loss: Tensor) -> None:
         """A loss is about to be backpropagated."""
@@ -55,7 +59,7 @@ class StepRunner(Protocol):
 class LossFunctionRunner:
     """The step of a hand-written loop: one loss from module and batch, one optimizer."""
 
-    def __init__(self, loss_function: Callable[[nn.Module, object], Tensor]) -> None:
+    def __init__(self, loss_function: Callable[[nn.Module, Any], Any]) -> None:
         self._loss_function = loss_function
 
     def replaced(self) -> Mapping[int, object]:
@@ -70,9 +74,11 @@ class LossFunctionRunner:
         self, copy: SideCopy, moment: Moment, observer: Observer, *, loss_scale: float, with_step: bool
     ) -> None:
         """Compute the loss and its gradients."""
-        loss = self._loss_function(copy.module, moment.batch)
+        output = self._loss_function(copy.module, moment.batch)
+        observer.terms(output)
+        loss = output["loss"] if isinstance(output, Mapping) else output
         observer.loss(loss)
-        (loss * loss_scale if loss_scale != 1.0 else loss).backward()  # type: ignore[no-untyped-call]
+        (loss * loss_scale if loss_scale != 1.0 else loss).backward()
         if with_step:
             observer.step(0)
 

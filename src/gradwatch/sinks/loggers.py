@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from gradwatch.records import RunStart, StepRecord
-from gradwatch.sinks.tags import LAYER_TAGS, health_metrics, layer_metrics
+from gradwatch.records import GradientCheck, RunStart, StepRecord
+from gradwatch.sinks.tags import LAYER_TAGS, gradient_check_metrics, health_metrics, layer_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from gradwatch.records import Event
 
@@ -38,26 +38,28 @@ class LoggerSink:
         self._warned: set[int] = set()
 
     def write(self, event: Event) -> None:
-        """Send the scalars of a ``StepRecord``; learn from ``RunStart`` how many layers there are."""
+        """Send the scalars of a step or a gradient check; learn from ``RunStart`` how many layers there are."""
         if isinstance(event, RunStart):
             self._layers = _layers_by_optimizer(event)
         elif isinstance(event, StepRecord):
             self._layers[event.optimizer] = len(event.layers)
-            self._send(event, with_layers=self._wants_layers())
+            with_layers = self._wants_layers()
+            self._send(lambda separator: _metrics(event, separator, with_layers=with_layers), event.log_step)
+        elif isinstance(event, GradientCheck):
+            errors = [event.relative_error, *(found.relative_error for found in event.parameters.values())]
+            self._send(lambda separator: gradient_check_metrics(errors, separator=separator), event.log_step)
 
     def close(self) -> None:
         """Do nothing: the loggers belong to the run, which finishes them itself."""
 
-    def _send(self, record: StepRecord, *, with_layers: bool) -> None:
+    def _send(self, metrics: Callable[[str], dict[str, float]], step: int) -> None:
         for index, logger in enumerate(self._loggers):
             if self._failures[index] >= MAX_FAILURES:
                 continue
             try:
-                separator = str(getattr(logger, "group_separator", "/"))
-                metrics = health_metrics(record, separator=separator)
-                if with_layers:
-                    metrics |= layer_metrics(record, separator=separator)
-                logger.log_metrics(metrics, step=record.log_step)
+                values = metrics(str(getattr(logger, "group_separator", "/")))
+                if values:
+                    logger.log_metrics(values, step=step)
             except Exception as error:  # noqa: BLE001 - a broken logger is a warning, never the end of a run
                 self._failures[index] += 1
                 self._warn(index, error)
@@ -90,6 +92,11 @@ class LoggerSink:
         )
         self._layer_scalars = False
         return False
+
+
+def _metrics(record: StepRecord, separator: str, *, with_layers: bool) -> dict[str, float]:
+    metrics = health_metrics(record, separator=separator)
+    return metrics | layer_metrics(record, separator=separator) if with_layers else metrics
 
 
 def _layers_by_optimizer(run: RunStart) -> dict[int, int]:

@@ -21,9 +21,10 @@ MAX_FRAMES = 400
 # What runs between the user's line and an operation. The demo's models are user code that happens to live here.
 _OWN = Path(__file__).resolve().parent.parent
 # Where a step is run again: what called it has nothing to do with the step.
-_STARTERS = ("engine", "integrations", "probes")
-STARTERS = tuple(str(_OWN / part) + os.sep for part in _STARTERS)
-MACHINERY = tuple(str(_OWN / part) + os.sep for part in (*_STARTERS, "capture", "diagnosis", "replica", "tracing"))
+_FOLDERS = ("capture", "diagnosis", "engine", "integrations", "probes", "replica", "tracing")
+MACHINERY = tuple(str(_OWN / part) + os.sep for part in _FOLDERS)
+_STARTING_FOLDERS = tuple(str(_OWN / part) + os.sep for part in ("engine", "integrations"))
+STARTERS = (*_STARTING_FOLDERS, *(str(_OWN / "probes" / name) for name in ("evaluation.py", "localise.py")))
 _FRAMEWORKS = ("torch", "lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities", "torchmetrics")
 
 
@@ -51,10 +52,13 @@ def user_place(*, in_backward: bool = False) -> Place | None:
             or a recomputed forward is at work.
     """
     fallback: Place | None = None
+    left = False  # what asks may itself stand in a file that starts a step
     for frame in _frames(sys._getframe(1)):  # noqa: SLF001 - inspect.stack reads every source file
         code = frame.f_code
-        if code.co_filename.startswith(STARTERS) or (in_backward and code.co_name == "_engine_run_backward"):
+        starts = code.co_filename.startswith(STARTERS)
+        if (starts and left) or (in_backward and code.co_name == "_engine_run_backward"):
             break
+        left = left or not starts
         kind = _kind(code.co_filename)
         if kind == "user":
             return Place(code.co_filename, frame.f_lineno, code.co_qualname)

@@ -1,0 +1,155 @@
+"""Gradient checks in a training run: when, of which tensors, and what becomes of the result."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradwatch.detectors.gradient_check import GradientCheckFindings
+from gradwatch.probes.check import GradientProbe, Request
+from gradwatch.probes.investigation import QUICK
+from gradwatch.probes.table import format_check
+from gradwatch.records import GradientCheck
+from gradwatch.replica.step_runner import Moment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import Tensor
+
+    from gradwatch.capture.window import MicroBatch
+    from gradwatch.engine.context import RunContext
+    from gradwatch.engine.recording import Position
+    from gradwatch.engine.reporter import Reporter
+    from gradwatch.engine.watched import Watched
+    from gradwatch.records import Culprit, GradientCheckReport
+
+log = logging.getLogger("gradwatch")
+
+# Of the time that training takes by itself.
+BUDGET = 0.01
+# In steps, before anything is known of this model: the dearest check that was measured on a healthy one.
+EXPECTED_STEPS = 10.0
+# Weights and learning rate of the first steps are not those of the training.
+WARM_UP = 100
+SAMPLES = 2
+
+
+class CheckSchedule:
+    """When a check is due.
+
+    Args:
+        every: a number of steps; ``"auto"`` for as often as keeps the cost under ``BUDGET``; None for never.
+    """
+
+    def __init__(self, every: int | str | None) -> None:
+        self._every = every
+        self._started: float | None = None
+        self._first_step = 0
+        self.spent = 0.0
+        self._dearest: float | None = None
+
+    def due(self, step: int, now: float) -> bool:
+        """Whether to check after step number ``step`` (from 1) at ``now``, in seconds."""
+        if self._every is None:
+            return False
+        if isinstance(self._every, int):
+            return step % self._every == 0
+        if self._started is None:  # the first step pays for much that no later one does
+            self._started, self._first_step = now, step
+            return False
+        steps = step - self._first_step
+        if steps < WARM_UP:
+            return False
+        trained = now - self._started - self.spent
+        expected = EXPECTED_STEPS * trained / steps if self._dearest is None else self._dearest
+        return self.spent + expected <= BUDGET * trained
+
+    def took(self, seconds: float) -> None:
+        """Learn what a check has cost."""
+        self.spent += seconds
+        self._dearest = max(self._dearest or 0.0, seconds)
+
+
+class GradientChecks:
+    """Checks the step of a batch now and then, after its update.
+
+    Weights have moved by then, and batch and random states are those of the step: a point like any other.
+    """
+
+    def __init__(self, every: int | str | None, context: RunContext, watched: Watched, reporter: Reporter) -> None:
+        # One rank is enough: the weights are the same everywhere.
+        runs = context.runner is not None and context.rank == 0
+        self._schedule = CheckSchedule(every if runs else None)
+        self._context, self._watched, self._reporter = context, watched, reporter
+        self._findings = GradientCheckFindings()
+        self._blamed: dict[str, Culprit | None] = {}
+        self._said: set[str] = set()
+        self._checks = 0
+        self.worst_error: float | None = None
+
+    def after_batch(self, micro_batch: MicroBatch[Position], step: int, header: dict[str, Any], log_step: int) -> None:
+        """Check the batch that has just been trained on, if a check is due after step number ``step``."""
+        if not self._schedule.due(step, time.perf_counter()):
+            return
+        started = time.perf_counter()
+        try:
+            self._check(micro_batch, header, log_step)
+        finally:
+            self._schedule.took(time.perf_counter() - started)
+
+    def _check(self, micro_batch: MicroBatch[Position], header: dict[str, Any], log_step: int) -> None:
+        runner = self._context.runner
+        if runner is None:
+            return
+        named = self._named()
+        moment = Moment(micro_batch.batch, micro_batch.position.batch_idx or 0, micro_batch.random_state, {})
+        probe = GradientProbe(self._watched.module, self._watched.optimizers, runner, moment, named)
+        names = list(named)
+        each = [names[self._checks % len(names)]] if names else []
+        effort = QUICK._replace(seed=self._checks)
+        report = probe.run(Request(samples=SAMPLES, effort=effort, each=each, blamed=self._blamed))
+        self._checks += 1
+        self._report(report, header, log_step)
+
+    def _named(self) -> dict[str, Tensor]:
+        return {
+            name: parameter
+            for group in self._watched.groups
+            for name, parameter in zip(group.names, group.parameters, strict=True)
+        }
+
+    def _report(self, report: GradientCheckReport, header: dict[str, Any], log_step: int) -> None:
+        if report.verdict == "mismatch":
+            wrong = [name for name, found in report.parameters.items() if found.correct == "mismatch"]
+            self._blamed = {**dict.fromkeys(wrong, report.culprit), **self._blamed}
+        errors = [report.relative_error, *(found.relative_error for found in report.parameters.values())]
+        self.worst_error = max((error for error in errors if error is not None), default=None)
+        values = {**vars(report), "notes": [*report.notes, *_circumstances(self._watched.module.parameters())]}
+        event = GradientCheck(**header, **values, log_step=log_step)
+        self._reporter.write(event)
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        for finding in self._findings.update(event, deterministic=deterministic):
+            self._reporter.finding(finding)
+            if finding.code == "gradient-mismatch" and finding.status == "opened":
+                log.warning("%s", format_check(report))
+        if report.verdict == "not_checkable" and report.reason not in self._said:
+            self._said.add(report.reason)
+            log.info("gradwatch: the gradients of this step cannot be checked: %s.", report.reason)
+
+
+def _circumstances(parameters: Iterable[Tensor]) -> list[str]:
+    """Return what a reader of precision and reproducibility should know of this process."""
+    notes = []
+    on_cuda = any(parameter.device.type == "cuda" for parameter in parameters)
+    if on_cuda and torch.get_float32_matmul_precision() != "highest":
+        notes.append("float32 products run in TF32: torch.set_float32_matmul_precision('highest') switches it off")
+    if on_cuda and torch.backends.cudnn.benchmark:
+        notes.append("torch.backends.cudnn.benchmark chooses kernels by their speed: two runs may choose differently")
+    if os.environ.get("PL_GLOBAL_SEED") is None:
+        notes.append("the run is not seeded by seed_everything: another run of it may differ")
+    return notes

@@ -1,0 +1,171 @@
+"""Where a step keeps gradients from flowing on purpose: recorded once, and held constant while weights are moved.
+
+If the numerical derivative agrees with autograd's as soon as these values stay what they were, the two differed
+because of them and of nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from gradwatch.records import Explanation
+from gradwatch.tracing.custom_functions import ApplicationWatch
+from gradwatch.tracing.function_mode import FunctionMode
+from gradwatch.tracing.source import Place, user_place
+from gradwatch.tracing.writes import writes_in_place
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+_DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+_NUMBERS = frozenset({"item", "tolist", "numpy", "__float__", "__int__", "__index__", "__array__", "__complex__"})
+_NO_VALUES = frozenset({"__get__", "__set__", "__delete__", "requires_grad_", "register_hook", "retain_grad", "grad"})
+_MESSAGES = {
+    "detach": "detach() ends the gradient here",
+    "data": ".data ends the gradient here",
+    "no_grad": "this is computed with gradients switched off",
+    "number": "this becomes a plain number, which takes no gradient along",
+}
+
+
+class OtherPathError(RuntimeError):
+    """The step stops gradients elsewhere than when it was recorded."""
+
+
+class Stop(NamedTuple):
+    """One value through which no gradient flows."""
+
+    kind: str
+    place: Place | None
+    value: Any
+
+
+class StopGradients:
+    """The stops of one step, recorded by one mode and held constant by others."""
+
+    def __init__(self) -> None:
+        self._stops: list[Stop] = []
+        self._moving: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._stops)
+
+    def recorder(self) -> FunctionMode:
+        """Return a mode that records every stop of a step."""
+        self._stops.clear()
+        return _StopMode(self._stops, None)
+
+    def held(self) -> FunctionMode:
+        """Return a mode under which every stop has the value that was recorded."""
+        return _StopMode(self._stops, self._moving)
+
+    def explanations(self) -> list[Explanation]:
+        """Return the lines whose value would have moved with the weights, once each."""
+        found: dict[tuple[str, Place | None], None] = {}
+        for index in sorted(self._moving):
+            stop = self._stops[index]
+            found.setdefault((stop.kind, stop.place))
+        return [
+            Explanation(kind=kind, source=place.source_line() if place else None, message=_MESSAGES[kind])  # type: ignore[arg-type]
+            for kind, place in found
+        ]
+
+
+class _StopMode(FunctionMode):
+    """Records stops, or with ``moving`` plays them back and notes the indices of those that would have moved."""
+
+    def __init__(self, stops: list[Stop], moving: set[int] | None) -> None:
+        super().__init__()
+        self._stops, self._moving, self._next = stops, moving, 0
+        self._applications, self._entered = ApplicationWatch(), 0
+
+    def __enter__(self) -> Self:
+        if not self._entered:
+            self._applications.__enter__()
+        self._entered += 1
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        self._entered -= 1
+        if not self._entered:
+            self._applications.__exit__(kind, error, traceback)
+
+    def call(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run one function; what it returns is a constant if it stops the gradient."""
+        kind = None if self._applications.depth else _kind(func, args)
+        result = func(*args, **kwargs)
+        if kind is None:
+            return result
+        in_place = writes_in_place(getattr(func, "__name__", ""), kwargs)
+        target = _written(args, kwargs) if in_place else result
+        kept = self._constant(kind, target)
+        if in_place:
+            with torch.no_grad():
+                _put(target, kept)
+            return result
+        return kept
+
+    def _constant(self, kind: str, value: Any) -> Any:
+        if self._moving is None:
+            self._stops.append(Stop(kind, user_place(), _copy(value)))
+            return value
+        index, self._next = self._next, self._next + 1
+        if index >= len(self._stops) or self._stops[index].kind != kind:
+            raise OtherPathError(f"{kind} where there was none at the first time")
+        recorded = self._stops[index].value
+        if not _same(value, recorded):
+            self._moving.add(index)
+        return _copy(recorded)
+
+
+def _kind(func: Any, args: Sequence[Any]) -> str | None:
+    name = getattr(func, "__name__", "")
+    if func is _DATA:
+        return "data" if args[0].requires_grad else None
+    if name in _NO_VALUES:
+        return None
+    needs_gradient = bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad
+    if name in {"detach", "detach_"}:
+        return "detach" if needs_gradient else None
+    if name in _NUMBERS:
+        return "number" if needs_gradient else None
+    return None if torch.is_grad_enabled() else "no_grad"
+
+
+def _written(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    return kwargs["out"] if kwargs.get("out") is not None else args[0]
+
+
+def _put(target: Any, value: Any) -> None:
+    if isinstance(target, Tensor):
+        target.copy_(value)
+    elif isinstance(target, (list, tuple)):
+        for one, other in zip(target, value, strict=True):
+            _put(one, other)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if type(value) in {list, tuple}:
+        return type(value)(map(_copy, value))
+    if isinstance(value, tuple):  # torch.return_types
+        return type(value)(tuple(map(_copy, value)))
+    return value.copy() if hasattr(value, "__array__") else value
+
+
+def _same(value: Any, recorded: Any) -> bool:
+    if isinstance(value, Tensor):
+        same_form = isinstance(recorded, Tensor) and value.shape == recorded.shape
+        return same_form and torch.equal(value.detach(), recorded)
+    if isinstance(value, (list, tuple)):
+        return len(value) == len(recorded) and all(map(_same, value, recorded))
+    return bool((value == recorded).all()) if hasattr(value, "__array__") else bool(value == recorded)

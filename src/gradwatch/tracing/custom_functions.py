@@ -1,0 +1,60 @@
+"""The user's own ``torch.autograd.Function``s while a step runs: PyTorch has no hook for their application."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Self
+
+from torch.autograd import Function
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    Applied = Callable[[type, tuple[Any, ...], Callable[..., Any]], Any]
+
+
+class ApplicationWatch:
+    """While entered, every ``Function.apply`` of this thread goes through ``around``.
+
+    Args:
+        around: called with class, arguments and what applies the class to arguments; returns the result. By default
+            the function is applied, and no more.
+
+    Attributes:
+        depth: how many applications are under way; their forward runs with gradients switched off.
+    """
+
+    def __init__(self, around: Applied | None = None) -> None:
+        self.depth = 0
+        self._around = around or (lambda _cls, args, apply: apply(*args))
+        self._thread = threading.get_ident()
+        self._original: Any = None
+
+    def __enter__(self) -> Self:
+        original = self._original = vars(Function)["apply"]
+
+        def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+            def run(*again: Any) -> Any:
+                self.depth += 1
+                try:
+                    return original.__func__(cls, *again, **kwargs)
+                finally:
+                    self.depth -= 1
+
+            if threading.get_ident() != self._thread:
+                return original.__func__(cls, *args, **kwargs)
+            return self._around(cls, args, run)
+
+        Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        Function.apply = self._original  # type: ignore[method-assign]
+
+
+def is_users_own(cls: type) -> bool:
+    """Whether an ``autograd.Function`` is none of PyTorch's."""
+    return cls.__module__.partition(".")[0] != "torch"
