@@ -224,7 +224,7 @@ class Culprit:
 class Explanation:
     """What makes autograd differ from the numerical derivative on purpose, or by an accident that looks the same."""
 
-    kind: Literal["detach", "data", "no_grad", "number", "hook"]
+    kind: Literal["detach", "data", "no_grad", "grad", "frozen", "number", "hook"]
     source: SourceLine | None
     message: str
 

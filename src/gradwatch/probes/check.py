@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from types import MappingProxyType
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
     from gradwatch.records import CheckVerdict, Culprit
     from gradwatch.replica.step_runner import Moment, StepRunner
+
+log = logging.getLogger("gradwatch")
 
 # Of float32 weights, in bytes: two copies in float64 and a gradient there, beside a copy and a gradient as trained.
 WIDENING = 2
@@ -218,7 +221,11 @@ def _culprit(evaluator: Evaluator, outcome: Outcome, blamed: Mapping[str, Culpri
     wrong = [name for name, answer in outcome.tensors.items() if answer.verdict == "mismatch"]
     if wrong and all(name in blamed for name in wrong):
         return blamed[wrong[0]]
-    return find_culprit(evaluator)
+    try:
+        return find_culprit(evaluator)
+    except Exception:
+        log.debug("gradwatch: the culprit could not be looked for", exc_info=True)
+        return None
 
 
 def _verdict(outcome: Outcome) -> tuple[CheckVerdict, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -54,7 +55,7 @@ class HooksSilenced(FunctionMode):
         if func is Tensor.register_hook:
             place = user_place()
             self.found.setdefault(place.source_line() if place else None)
-            return RemovableHandle({})
+            return RemovableHandle(OrderedDict())
         return func(*args, **kwargs)
 
     def explanations(self) -> list[Explanation]:

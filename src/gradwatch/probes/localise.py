@@ -128,9 +128,17 @@ def _applications(evaluator: Evaluator) -> list[tuple[Any, Call]]:
     found: list[tuple[Any, Call]] = []
     stacks: list[ModuleStack] = []
 
-    def around(cls: type, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
+    def around(cls: Any, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
         if is_users_own(cls) and not watch.depth and len(found) < MAX_APPLICATIONS:
-            call = Call(apply, (_kept(args), {}), {}, {}, randomness.capture(), stacks[0].top, user_place())
+            call = Call(
+                cls.apply,
+                (_kept(args), {}),
+                {},
+                {},
+                randomness.capture(),
+                stacks[0].top,
+                user_place(),
+            )
             found.append((cls, call))
         return apply(*args)
 

@@ -101,7 +101,7 @@ class Slope(NamedTuple):
         if not all(map(math.isfinite, (self.value, self.autograd, self.scale, *self._losses()))):
             return "not_checkable"
         if self._is_nothing():
-            return "pass"
+            return "not_resolvable"
         if min(map(self._relative_round_off, self.rungs)) > UNRESOLVABLE:
             return "not_resolvable"
         if self.passed:

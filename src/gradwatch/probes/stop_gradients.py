@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gradwatch.records import Explanation
 from gradwatch.tracing.custom_functions import ApplicationWatch
@@ -22,12 +23,17 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+_REQUIRES_GRAD = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
 _NUMBERS = frozenset({"item", "tolist", "numpy", "__float__", "__int__", "__index__", "__array__", "__complex__"})
-_NO_VALUES = frozenset({"__get__", "__set__", "__delete__", "requires_grad_", "register_hook", "retain_grad", "grad"})
+_NO_VALUES = frozenset(
+    {"__get__", "__set__", "__delete__", "requires_grad_", "register_hook", "retain_grad", "backward"}
+)
 _MESSAGES = {
     "detach": "detach() ends the gradient here",
     "data": ".data ends the gradient here",
     "no_grad": "this is computed with gradients switched off",
+    "grad": "autograd.grad without create_graph=True returns constants",
+    "frozen": "requires_grad is switched off here",
     "number": "this becomes a plain number, which takes no gradient along",
 }
 
@@ -82,6 +88,7 @@ class _StopMode(FunctionMode):
         super().__init__()
         self._stops, self._moving, self._next = stops, moving, 0
         self._applications, self._entered = ApplicationWatch(), 0
+        self._frozen: dict[int, Tensor] = {}
 
     def __enter__(self) -> Self:
         if not self._entered:
@@ -100,7 +107,13 @@ class _StopMode(FunctionMode):
 
     def call(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run one function; what it returns is a constant if it stops the gradient."""
-        kind = None if self._applications.depth else _kind(func, args)
+        if _switches(func, args):
+            return self._switched(func, args, kwargs)
+        if func is functional.gumbel_softmax and kwargs.get("hard"):
+            soft = func(*args, **{**kwargs, "hard": False})
+            offset = self._constant("detach", _one_hot(soft, kwargs.get("dim", -1)) - soft.detach())
+            return offset + soft
+        kind = None if self._applications.depth else _kind(func, args, kwargs)
         result = func(*args, **kwargs)
         if kind is None:
             return result
@@ -112,6 +125,17 @@ class _StopMode(FunctionMode):
                 _put(target, kept)
             return result
         return kept
+
+    def _switched(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """While a weight requires no gradient, it is a constant; afterwards it is where it was."""
+        weight = args[0]
+        on = bool((args[1:] or tuple(kwargs.values()) or (True,))[0])
+        if on and id(weight) in self._frozen:
+            weight.data = self._frozen.pop(id(weight))
+        elif not on and weight.requires_grad:
+            self._frozen[id(weight)] = weight.data
+            weight.data = self._constant("frozen", weight.data)
+        return func(*args, **kwargs)
 
     def _constant(self, kind: str, value: Any) -> Any:
         if self._moving is None:
@@ -126,10 +150,12 @@ class _StopMode(FunctionMode):
         return _copy(recorded)
 
 
-def _kind(func: Any, args: Sequence[Any]) -> str | None:
+def _kind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
     name = getattr(func, "__name__", "")
-    if func is _DATA:
+    if func == _DATA:  # each look-up of a getter makes a new object
         return "data" if args[0].requires_grad else None
+    if func is torch.autograd.grad:
+        return None if kwargs.get("create_graph") else "grad"
     if name in _NO_VALUES:
         return None
     needs_gradient = bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad
@@ -138,6 +164,17 @@ def _kind(func: Any, args: Sequence[Any]) -> str | None:
     if name in _NUMBERS:
         return "number" if needs_gradient else None
     return None if torch.is_grad_enabled() else "no_grad"
+
+
+def _switches(func: Any, args: Sequence[Any]) -> bool:
+    """Whether a leaf's ``requires_grad`` is set."""
+    setter = func == _REQUIRES_GRAD and len(args) > 1
+    return (setter or func is Tensor.requires_grad_) and args[0].is_leaf
+
+
+def _one_hot(soft: Tensor, dim: int) -> Tensor:
+    index = soft.max(dim, keepdim=True)[1]
+    return torch.zeros_like(soft, memory_format=torch.legacy_contiguous_format).scatter_(dim, index, 1.0)
 
 
 def _written(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,9 @@ import torch
 from gradwatch.tracing.source import MACHINERY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
     from torch import Tensor
 
 
@@ -41,6 +45,26 @@ def node_number(node: Any) -> int | None:
         return int(node._sequence_nr())  # noqa: SLF001
     except AttributeError:
         return None
+
+
+@contextmanager
+def around_engine(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    """Let the next backward passes run inside of ``context()``. Without the private name they run as they are."""
+    original = getattr(torch.autograd, "_engine_run_backward", None)
+    if original is None:
+        yield
+        return
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        torch.autograd._engine_run_backward = original  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+        with context():
+            return original(*args, **kwargs)
+
+    torch.autograd._engine_run_backward = run  # type: ignore[attr-defined]  # noqa: SLF001 - see above
+    try:
+        yield
+    finally:
+        torch.autograd._engine_run_backward = original  # type: ignore[attr-defined]  # noqa: SLF001 - see above
 
 
 def custom_function(node: Any) -> type | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
-from torch.autograd import Function
+from torch.autograd.function import _SingleLevelFunction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,30 +29,38 @@ class ApplicationWatch:
         self.depth = 0
         self._around = around or (lambda _cls, args, apply: apply(*args))
         self._thread = threading.get_ident()
-        self._original: Any = None
+        self._inherited: Any = None
 
     def __enter__(self) -> Self:
-        original = self._original = vars(Function)["apply"]
+        # Below ``Function.apply``, since ``my_function = MyFunction.apply`` may have been looked up long ago.
+        base: Any = _SingleLevelFunction
+        inherited = self._inherited = vars(base).get("apply")
 
         def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
             def run(*again: Any) -> Any:
                 self.depth += 1
                 try:
-                    return original.__func__(cls, *again, **kwargs)
+                    if inherited is not None:  # another watch
+                        return inherited.__func__(cls, *again, **kwargs)
+                    return super(base, cls).apply(*again, **kwargs)  # type: ignore[misc]
                 finally:
                     self.depth -= 1
 
             if threading.get_ident() != self._thread:
-                return original.__func__(cls, *args, **kwargs)
+                return super(base, cls).apply(*args, **kwargs)  # type: ignore[misc]
             return self._around(cls, args, run)
 
-        Function.apply = classmethod(apply)  # type: ignore[assignment,method-assign]
+        base.apply = classmethod(apply)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        Function.apply = self._original  # type: ignore[method-assign]
+        base: Any = _SingleLevelFunction
+        if self._inherited is None:
+            del base.apply
+        else:
+            base.apply = self._inherited
 
 
 def is_users_own(cls: type) -> bool:

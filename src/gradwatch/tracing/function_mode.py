@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from gradwatch.tracing import autograd_internals as internals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -14,34 +15,33 @@ if TYPE_CHECKING:
 
 
 class FunctionMode(TorchFunctionMode):
-    """A mode that stays on inside of ``Tensor.backward``, where checkpointed forwards run again."""
+    """A mode that stays on inside of a backward pass, where checkpointed forwards run again.
+
+    Not in the backward of a custom ``autograd.Function``: what its author wrote there is no function of the weights.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Run one function, by ``call`` unless it is the backward pass."""
+        """Run one function, by ``call`` unless it is none of the step's own."""
         kwargs = kwargs or {}
-        if func is not Tensor.backward:
-            return self.call(func, args, kwargs)
-        with self:  # PyTorch has taken the mode off for the length of this call
-            return _backward(*args, **kwargs)
+        if func in _BACKWARDS:
+            with internals.around_engine(lambda: self):  # PyTorch has taken the mode off for the length of this call
+                return self.call(func, args, kwargs)
+        node = internals.current_node()
+        if node is not None and internals.custom_function(node) is not None:
+            return func(*args, **kwargs)
+        return self.call(func, args, kwargs)
 
     def call(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run one function. Functions that it calls itself are not seen."""
         return func(*args, **kwargs)
 
 
+_BACKWARDS = frozenset({torch.autograd.backward, torch.autograd.grad})
+
+
 def unseen() -> AbstractContextManager[object]:
     """Return a context in which no mode sees what PyTorch's functions do: a look at a value is no part of a step."""
     context: AbstractContextManager[object] = torch._C.DisableTorchFunction()  # noqa: SLF001 - no public one for modes
     return context
-
-
-def _backward(
-    tensor: Tensor,
-    gradient: Any = None,
-    retain_graph: bool | None = None,  # noqa: FBT001 - the signature of Tensor.backward
-    create_graph: bool = False,  # noqa: FBT001, FBT002
-    inputs: Any = None,
-) -> None:
-    torch.autograd.backward(tensor, gradient, retain_graph, create_graph, inputs=inputs)
