@@ -75,6 +75,11 @@ def _frames(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
+def kind_of(filename: str) -> str:
+    """Return "user", "installed" or "machinery": whose code a file holds."""
+    return _kind(filename)
+
+
 @cache
 def _kind(filename: str) -> str:
     """Tell the user's files (also notebook cells) from installed packages and from the machinery."""
