@@ -67,7 +67,13 @@ def _sub(node: Node) -> Bounds:
     found = plus(bounds_of(left), negative(bounds_of(right)))
     if same(left, right):
         return found._replace(at_zero=Why("the difference of an element and itself is 0"), signed=True)
-    return found
+    return found._replace(signed=True) if _either_may_be_larger(left, right) else found
+
+
+def _either_may_be_larger(left: Any, right: Any) -> bool:
+    """Whether two positive quantities are compared, as in a discriminant."""
+    both = (left, right)
+    return all(is_node(x) and x.depends_on_data and x.bounds.low >= 0.0 and x.bounds.high == INF for x in both)
 
 
 def _distance_to_extreme(left: Any, right: Any) -> Bounds | None:
@@ -180,7 +186,7 @@ def _pow(node: Node) -> Bounds:
     base, exponent = operands(node)
     p, a = constant(exponent), bounds_of(base)
     if p is None:
-        return Bounds(0.0, INF) if a.low >= 0.0 else UNKNOWN
+        return Bounds(0.0, INF, a.at_low) if a.low >= 0.0 else UNKNOWN
     if p == 2.0:  # noqa: PLR2004
         return squared(base)
     if a.low < 0.0 and p % 2 == 0.0 and p > 0.0:
@@ -281,7 +287,7 @@ def _filled(a: Bounds, c: float, name: str) -> Bounds:
         return Bounds(a.low, max(a.high, c), mask_of(a.low))
     if a.constant == 0.0:
         return Bounds(min(0.0, c), max(0.0, c), Why(f"{name} leaves 0 there") if c > 0 else None)
-    return Bounds(min(a.low, c), max(a.high, c), signed=a.signed)
+    return Bounds(min(a.low, c), max(a.high, c))  # whatever was not allowed has been replaced
 
 
 def _triangle(node: Node) -> Bounds:

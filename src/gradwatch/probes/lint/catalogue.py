@@ -259,6 +259,14 @@ RULES: tuple[Rule, ...] = (
         reference=_MIXED,
     ),
     Rule(
+        code="masked-too-late",
+        meaning="torch.where on the result of log, sqrt, a power or a division, in place of its input",
+        message="torch.where hides the result where it is not finite, but the derivative is still 0 * inf, NaN: {cause}"
+        " after it was computed",
+        advice="mask the input too: torch.where(ok, torch.where(ok, x, 1.0).log(), 0.0)",
+        reference="https://docs.jax.dev/en/latest/faq.html (gradients contain NaN where using where)",
+    ),
+    Rule(
         code="expm1-by-hand",
         meaning="exp(x) - 1 or 1 - exp(x)",
         message="the difference of exp(x) and 1 loses all digits near x = 0: {cause}",

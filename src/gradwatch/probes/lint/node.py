@@ -196,12 +196,20 @@ def _related(left: Any, right: Any) -> bool:
     return a is b or len(kinds) < len(sources)
 
 
+def ancestors(value: Any, depth: int) -> Iterator[Node]:
+    """Iterate over what a tensor was computed from, itself included, the nearest first."""
+    level = [value] if isinstance(value, Node) else []
+    for _ in range(depth):
+        yield from level
+        level = [part for node in level for part in node.inputs]
+
+
 def factors(value: Any) -> Iterator[Any]:
-    """Iterate over the factors of a product."""
+    """Iterate over the factors of a product, constants in a divisor left out."""
     pending = [(value, 0)]
     while pending:
         item, depth = pending.pop()
-        node = origin(item)
+        node, _ = scaled(item)
         if is_node(node, "mul") and depth < MAX_DEPTH:
             pending += [(part, depth + 1) for part in operands(node)]
         else:

@@ -46,7 +46,8 @@ def _ancestors(nodes: list[Node]) -> tuple[set[int], bool]:
         if id(node) not in seen:
             seen.add(id(node))
             unseen = unseen or node.unseen
-            pending += node.inputs
+            # A comparison or an index is never NaN, whatever it was made from.
+            pending += node.inputs if node.dtype.is_floating_point or node.dtype.is_complex else ()
     return seen, unseen
 
 

@@ -76,14 +76,16 @@ class Recorder(TorchFunctionMode):
 
     Attributes:
         suspicions: what the checks have found, in order of execution.
-        derived: the tensors of which the step has asked for derivatives.
+        backpropagated: the tensors that the step has called ``backward`` on.
+        differentiated: those that it has given to ``torch.autograd.grad``.
         count: how many operations have been recorded.
     """
 
     def __init__(self, module: nn.Module, modules: ModuleStack) -> None:
         super().__init__()
         self.suspicions: list[Suspicion] = []
-        self.derived: list[Node] = []
+        self.backpropagated: list[Node] = []
+        self.differentiated: list[Node] = []
         self.count = 0
         self._modules = modules
         self._known: dict[int, _Known] = {}
@@ -126,8 +128,10 @@ class Recorder(TorchFunctionMode):
             return None
 
     def _after(self, name: Name, node: Node, tensors: list[Tensor], result: Any, func: Any) -> None:
-        if name.op in {"backward", "grad"}:
-            self.derived += node.inputs if name.op == "backward" else node.inputs[:1]
+        if name.op == "backward":
+            self.backpropagated += node.inputs[:1]
+        elif name.op == "grad":
+            self.differentiated += node.inputs[:1]
         outputs = [tensors[0]] if name.op == "setitem" and tensors else tensors_in(result)
         if not outputs:
             if name.op in _EXAMINE:

@@ -61,7 +61,7 @@ def lint(module: nn.Module, run: Callable[[], object]) -> list[Unsafe]:
     recorder = Recorder(module, modules)
     with modules, recorder:
         result = run()
-    losses = recorder.derived or recorder.nodes_of(_loss_of(result))
+    losses = recorder.backpropagated or recorder.nodes_of(_loss_of(result)) or recorder.differentiated
     kept = [node for node in recorder.nodes_of(list(module.buffers())) if node.inputs]
     return _findings(recorder.suspicions, reach_of(losses, kept))
 

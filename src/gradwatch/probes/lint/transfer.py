@@ -232,8 +232,7 @@ def _elu(node: Node) -> Bounds:
 
 
 def _softplus(node: Node) -> Bounds:
-    why = Why(f"softplus(x) is 0 for x below {exp_vanishes(node.dtype):.0f}", rare=True)
-    return Bounds(0.0, INF, why if _is_half(node.dtype) else None)
+    return Bounds(0.0, INF, Why(f"softplus(x) is 0 for x below {exp_vanishes(node.dtype):.0f}", rare=True))
 
 
 def _abs(node: Node) -> Bounds:

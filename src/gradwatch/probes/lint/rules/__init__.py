@@ -12,13 +12,14 @@ from gradwatch.probes.lint.rules import (
     losses,
     masks,
     roots,
+    selections,
     statistics,
 )
 
 if TYPE_CHECKING:
     from gradwatch.probes.lint.rules.found import Check
 
-_PARTS = (losses, logarithms, exponentials, divisions, roots, angles, statistics, masks)
+_PARTS = (losses, logarithms, exponentials, divisions, roots, angles, statistics, masks, selections)
 CHECKS: dict[str, tuple[Check, ...]] = {
     op: tuple(check for part in _PARTS for check in part.CHECKS.get(op, ()))
     for op in sorted({op for part in _PARTS for op in part.CHECKS})

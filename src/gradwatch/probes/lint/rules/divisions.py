@@ -66,8 +66,10 @@ def _why_zero(divisor: Node) -> str | None:
     return None
 
 
-def _may_select(value: Any) -> bool:
-    """Whether this is a tensor of the batch, such as a mask or weights, or a condition."""
+def _may_select(value: Any, depth: int = 0) -> bool:
+    """Whether this is a tensor of the batch, such as a mask or weights, or a condition, or a sum with such a factor."""
+    if is_node(value, *_TOTALS) and value.inputs and depth < 2:  # noqa: PLR2004 - (q * (k * mask).sum(1)).sum(-1)
+        return any(_may_select(factor, depth + 1) for factor in factors(value.inputs[0]))
     return is_node(value, "data") or is_whole_number(value)
 
 

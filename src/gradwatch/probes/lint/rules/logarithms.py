@@ -145,10 +145,15 @@ def _of_zero(node: Node) -> Found | None:
     bounds = bounds_of(value)
     if node.op == "log1p":
         reached = bounds.at_low if bounds.low == -1.0 else None
-        return Found("log-of-zero", reached.text, value) if reached else None
+        return Found("log-of-zero", reached.text, value) if reached else _of_negative(value, -1.0)
     if bounds.zero is not None:
         return Found("log-of-zero", bounds.zero.text, value)
-    if bounds.signed and bounds.low < 0.0 and _has_inputs(value):
+    return _of_negative(value, 0.0)
+
+
+def _of_negative(value: Any, end: float) -> Found | None:
+    bounds = bounds_of(value)
+    if bounds.signed and bounds.low < end and _has_inputs(value):
         return Found("log-of-negative", f"{origin(value).op} gives numbers of both signs", value)
     return None
 

@@ -12,6 +12,7 @@ from gradwatch.probes.lint.bounds import Why, rounded
 from gradwatch.probes.lint.node import Node, bounds_of, constant, is_node, operands, origin
 from gradwatch.probes.lint.rules.found import Check, Found, dtype_name
 
+_MOST_MASKS = 6
 _EDGES = (0.0, 1.0, -1.0)
 
 
@@ -32,20 +33,26 @@ def _exact(c: float) -> str:
 
 
 def _sum(node: Node) -> Found | None:
-    left, right = operands(node)
     if not node.dtype.is_floating_point:
         return None
-    limit = torch.finfo(node.dtype).min
-    masks = [part for part in (left, right) if _mask(part) is not None]
-    total = sum(bounds_of(part).low for part in masks)
-    if len(masks) == 2 and -math.inf < total and rounded(total, node.dtype) == -math.inf:  # noqa: PLR2004
-        return Found("mask-overflow", f"both masks reach down to {bounds_of(masks[0]).low:g}", masks[0])
-    scores = [part for part in (left, right) if _mask(part) is None and isinstance(part, Node)]
-    if len(masks) == 1 and scores and node.dtype is torch.float16 and bounds_of(masks[0]).low <= limit:
-        if not -math.inf < bounds_of(masks[0]).low:
-            return None
-        return Found("mask-overflow", "a score below -16 is added to the most negative number", masks[0])
+    lows = [_depth(part) for part in operands(node)]
+    if all(low < 0.0 for low in lows) and rounded(sum(lows), node.dtype) == -math.inf:
+        return Found("mask-overflow", f"masks of {lows[0]:g} and {lows[1]:g} meet", None)
+    if node.dtype is torch.float16 and min(lows) <= torch.finfo(node.dtype).min and 0.0 in lows:
+        return Found("mask-overflow", "a score below -16 is added to the most negative number", None)
     return None
+
+
+def _depth(value: Any, depth: int = 0) -> float:
+    """Return how far down the masks reach that have been added so far; 0 without one, or with one of -inf."""
+    node = origin(value)
+    if not isinstance(node, Node) or depth > _MOST_MASKS:
+        return 0.0
+    if _mask(value) is not None:
+        return bounds_of(value).low if bounds_of(value).low > -math.inf else 0.0
+    if is_node(node, "add"):
+        return sum(_depth(part, depth + 1) for part in operands(node))
+    return 0.0
 
 
 def _mask(value: Any) -> Why | None:

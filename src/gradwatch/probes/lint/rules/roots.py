@@ -30,13 +30,19 @@ def _root(value: Any, at_zero: str, below: str) -> Found | None:
 def _power(node: Node) -> Found | None:
     base, exponent = operands(node)
     p = constant(exponent)
-    if p is None or is_whole(p) or not isinstance(base, Node):
+    if is_whole(p) or not isinstance(base, Node) or (p is None and not _is_inverse(exponent)):
         return None
-    if 0.0 < p < 1.0:
+    if p is None or 0.0 < p < 1.0:
         return _root(base, "fractional-power", "fractional-power")
     if bounds_of(base).low < 0.0 and bounds_of(base).signed and base.depends_on_data:
         return Found("fractional-power", f"{origin(base).op} gives numbers of both signs", base)
     return None
+
+
+def _is_inverse(exponent: Any) -> bool:
+    """Whether an exponent that is learnt is 1 / p."""
+    node = origin(exponent)
+    return is_node(node, "reciprocal") or (is_node(node, "div") and constant(operands(node).left) == 1.0)
 
 
 def _hypot(node: Node) -> Found | None:
