@@ -289,3 +289,35 @@ _BY_CODE = {rule.code: rule for rule in RULES}
 def rule_of(code: str) -> Rule:
     """Return the rule with this code."""
     return _BY_CODE[code]
+
+
+_INTRODUCTION = """# The graph lint
+
+At the first training step, gradwatch records the operations of that step on a side copy and looks for compositions
+that are numerically unsafe although nothing is NaN yet. Each is a finding with your source line and the stable form.
+
+- It looks at how a value is computed, not at its size in this batch: a ReLU, a count, a sum of squares can be exactly
+  0, whatever they were today. The range in this batch is evidence, no more.
+- A guard silences it: `+ eps`, `clamp(min=eps)`, `maximum`, `torch.where` on the *input*, an `if` on the value; the eps
+  must exist in the dtype at hand (1e-8 is 0 in float16).
+- It speaks of your own lines only. What PyTorch, Lightning or an installed package computes inside of its functions is
+  not looked at.
+- It speaks of what the loss depends on. Metrics that are only logged cannot harm the training. A derivative that nobody
+  takes is not judged.
+- Severity `warning`: breaks with plausible values. `info`: loses accuracy, or is unsafe nowhere but on other backends.
+
+What it does not see: values in a batch that are wrong (a target of 0 in `log(target)`), overflow of a network that
+diverges, code that is not executed in the first step, TorchScript and compiled code.
+"""
+
+
+def as_markdown() -> str:
+    """Return the page ``docs/graph_lint.md``."""
+    rows = ["| code | severity | what is unsafe | stable form |", "|---|---|---|---|"]
+    rows += [f"| `{r.code}` | {r.severity} | {_cell(r.meaning)} | {_cell(r.advice)} |" for r in RULES]
+    references = [f"- `{r.code}`: {r.reference}." for r in RULES]
+    return "\n".join([_INTRODUCTION, "## Rules", "", *rows, "", "## References", "", *references, ""])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
