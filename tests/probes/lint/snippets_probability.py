@@ -262,6 +262,14 @@ def log_likelihood_of_a_mixture(k: Kit) -> Tensor:
     return density.mean(-1).log()  # unsafe: logsumexp-by-hand
 
 
+def logaddexp_by_hand(k: Kit) -> Tensor:
+    return torch.log(torch.exp(k.out()) + torch.exp(k.batch))  # unsafe: logsumexp-by-hand
+
+
+def logaddexp(k: Kit) -> Tensor:
+    return torch.logaddexp(k.out(), k.batch)
+
+
 def logsumexp(k: Kit) -> Tensor:
     return torch.logsumexp(k.out(), -1) - math.log(5)
 
@@ -302,6 +310,24 @@ def masked_softmax_by_hand(k: Kit) -> Tensor:
 def kernel_weights(k: Kit) -> Tensor:
     weight = torch.exp(-((k.out() - k.batch) ** 2) / 0.02)
     return weight / weight.sum(-1, keepdim=True)  # unsafe: softmax-by-hand
+
+
+def cross_entropy_of_exponentials(k: Kit) -> Tensor:
+    z = k.out()
+    true = z.gather(1, k.labels[:, None]).exp()
+    return true / z.exp().sum(-1, keepdim=True)  # unsafe: softmax-by-hand
+
+
+def share_of_the_positive(k: Kit) -> Tensor:
+    z = k.out()
+    positive, negative = z[:, 0].exp(), z[:, 1:].exp().sum(1)
+    return positive / (positive + negative)  # unsafe: softmax-by-hand
+
+
+def share_of_the_positive_cosine(k: Kit) -> Tensor:
+    z = functional.normalize(k.out(), dim=-1)
+    similar = (z @ z.T / 0.1).exp() * ~torch.eye(8, dtype=torch.bool)
+    return -(similar[:, 0] / similar.sum(1)).clamp(min=1e-6).log()
 
 
 def softmax_less_the_maximum(k: Kit) -> Tensor:

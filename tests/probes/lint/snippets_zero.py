@@ -298,6 +298,21 @@ def inverse_square(k: Kit) -> Tensor:
     return (k.out() ** 2) ** -1  # unsafe: division-by-zero
 
 
+def quotient_by_the_difference_of_pairs(k: Kit) -> Tensor:
+    level = k.out()[:, 0]
+    return 1 / (level[:, None] - level[None, :])  # unsafe: division-by-zero
+
+
+def quotient_by_steps(k: Kit) -> Tensor:
+    time = k.out().cumsum(0)
+    return k.batch[1:] / (time[1:] - time[:-1])
+
+
+def gated_product(k: Kit) -> Tensor:
+    a, b = k.out()[:, :4].chunk(2, -1)
+    return (a * b).cumsum(-1) / (a * b).square().sum().add(1e-3) + 1 / (2 + (a * b).tanh())
+
+
 def quotient_by_what_is_positive(k: Kit) -> Tensor:
     z = k.out()
     return k.batch / z.exp() + k.batch / (functional.softplus(z) + 1e-3) + k.batch / (1 + z**2) + z / 3
@@ -515,6 +530,11 @@ def mean_of_masked_select(k: Kit) -> Tensor:
 
 def mean_of_an_index(k: Kit) -> Tensor:
     return k.out()[k.labels].mean() + k.out()[:, 1:3].mean()
+
+
+def mean_off_the_diagonal(k: Kit) -> Tensor:
+    z = k.out() @ k.out().T
+    return z[~torch.eye(8, dtype=torch.bool)].mean()
 
 
 def mean_of_a_selection_if_any(k: Kit) -> Tensor:

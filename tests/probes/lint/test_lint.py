@@ -332,6 +332,27 @@ def test_scripted_code_is_not_seen_and_does_no_harm(kit: Kit) -> None:
     assert found(lambda: scripted(kit.out()) * 2, kit) == []
 
 
+def test_a_lazy_module() -> None:
+    model = nn.Sequential(nn.LazyLinear(4), nn.Softmax(-1))
+    assert found(lambda: model(torch.randn(2, 3)).log(), model) == ["log-of-softmax"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Using `torch.compile.* when there are global hooks:UserWarning")
+def test_a_compiled_module_that_runs_eagerly(kit: Kit) -> None:
+    compiled: Any = torch.compile(nn.Sequential(nn.Linear(5, 4), nn.Softmax(-1)))
+    with torch.compiler.set_stance("force_eager"):
+        assert found(lambda: compiled(kit.batch).log(), compiled) == ["log-of-softmax"]
+
+
+def test_factors_that_are_0_for_two_reasons(kit: Kit) -> None:
+    def step() -> Tensor:
+        key = (functional.elu(kit.out()) + 1) * kit.keep
+        return kit.out() / key.sum(-1, keepdim=True)
+
+    assert found(step, kit) == ["division-by-sum"]
+
+
 # -- what must not happen ----------------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from gradwatch.probes.lint.node import (
     Node,
     bounds_of,
     constant,
+    identical,
     is_node,
     is_norm_of,
     is_unit,
@@ -94,7 +95,7 @@ def _extremes_of(extreme: Any, value: Any, *ops: str) -> bool:
 
 def _mul(node: Node) -> Bounds:
     left, right = operands(node)
-    if same(left, right):
+    if identical(left, right):
         return squared(left)
     a, b = bounds_of(left), bounds_of(right)
     c = constant(right) if constant(right) is not None else constant(left)
@@ -103,10 +104,16 @@ def _mul(node: Node) -> Bounds:
         return _mask(value, c) or times(bounds_of(value), c)
     if a.low >= 0.0 and b.low >= 0.0:
         low, high = _product(a.low, b.low), _product(a.high, b.high)
-        return Bounds(low, high, (a.zero or b.zero) if low == 0.0 else None, _both(a, b, a.at_high, b.at_high))
+        return Bounds(low, high, _plainest(a, b) if low == 0.0 else None, _both(a, b, a.at_high, b.at_high))
     if a.low >= 0.0 and b.high <= 0.0:
-        return negative(Bounds(0.0, INF, a.zero or b.zero))
-    return Bounds(at_zero=a.zero or b.zero, signed=a.signed or b.signed)
+        return negative(Bounds(0.0, INF, _plainest(a, b)))
+    return Bounds(at_zero=_plainest(a, b), signed=a.signed or b.signed)
+
+
+def _plainest(a: Bounds, b: Bounds) -> Why | None:
+    """Return why one of two factors is 0, the more frequent reason first."""
+    reasons = [why for why in (a.zero, b.zero) if why is not None]
+    return min(reasons, key=lambda why: why.rare, default=None)
 
 
 def _mask(value: Any, c: float) -> Bounds | None:

@@ -23,6 +23,14 @@ VIEWS = words(
     "diagonal diag flip roll rot90 unfold as_strided atleast_1d atleast_2d atleast_3d requires_grad_ squeeze_ "
     "unsqueeze_ as_tensor lift view_as_real _to_copy broadcast_tensors identity coalesce to_dense"
 )
+# Of these, what leaves every element at its place, and what keeps all elements in another shape.
+_CASTS = words(
+    "contiguous clone detach detach_ alias to type_as type float half bfloat16 double cpu cuda data identity"
+)
+_SHAPES = _CASTS | words(
+    "view reshape view_as reshape_as flatten unflatten ravel squeeze unsqueeze transpose t permute movedim swapaxes "
+    "expand expand_as broadcast_to T mT requires_grad_"
+)
 MAX_DEPTH = 12
 
 
@@ -113,9 +121,29 @@ def origin(value: Any) -> Any:
     return value
 
 
+def identical(left: Any, right: Any) -> bool:
+    """Whether two operands agree element by element."""
+    return isinstance(left, Node) and _behind(left, _CASTS) is _behind(right, _CASTS)
+
+
 def same(left: Any, right: Any) -> bool:
-    """Whether two operands show the same tensor, in whatever shape."""
-    return isinstance(left, Node) and origin(left) is origin(right)
+    """Whether two operands hold the same numbers, in whatever shape."""
+    return isinstance(left, Node) and _behind(left, _SHAPES) is _behind(right, _SHAPES)
+
+
+def _behind(value: Any, ops: frozenset[str]) -> Any:
+    for _ in range(MAX_DEPTH):
+        new_axis = is_node(value, "getitem") and value.output == 0 and _adds_axes(value)
+        if not (isinstance(value, Node) and value.inputs and (value.op in ops or (new_axis and ops is _SHAPES))):
+            break
+        value = value.inputs[0]
+    return value
+
+
+def _adds_axes(node: Node) -> bool:
+    """Whether an index is made of ``None``, ``:`` and ``...`` alone, which are all None in the graph."""
+    index = node.argument(1)
+    return index is None or (isinstance(index, tuple) and all(part is None for part in index))
 
 
 def plus_constant(value: Any) -> tuple[Node, float] | None:

@@ -89,8 +89,9 @@ class Recorder(TorchFunctionMode):
         self.count = 0
         self._modules = modules
         self._known: dict[int, _Known] = {}
-        self._state = {storage_key(tensor): "buffer" for tensor in module.buffers()}
-        self._state |= {storage_key(tensor): "weight" for tensor in module.parameters()}
+        self._state = {_memory(tensor): "buffer" for tensor in module.buffers()}
+        self._state |= {_memory(tensor): "weight" for tensor in module.parameters()}
+        self._state.pop(None, None)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -172,6 +173,8 @@ class Recorder(TorchFunctionMode):
             return inputs[-1]
         if isinstance(value, (list, tuple)):
             return tuple(self._plain(item, inputs) for item in value)
+        if isinstance(value, slice) and value != slice(None):
+            return "slice"
         return value if isinstance(value, (int, float, str, torch.dtype)) else None
 
     def _lookup(self, tensor: Tensor) -> Node:
@@ -189,7 +192,7 @@ class Recorder(TorchFunctionMode):
 
     def _meet(self, tensor: Tensor) -> Node:
         """Return a node for a tensor that was there before, or that was made where nobody could see."""
-        kind = self._state.get(storage_key(tensor), "data")
+        kind = self._state.get(_memory(tensor), "data")
         node = Node(self.count, kind, dtype=tensor.dtype, shape=_shape(tensor), depends_on_data=kind == "data")
         node.needs_grad, node.unseen = tensor.requires_grad, tensor.grad_fn is not None
         node.bounds = _CONDITION if tensor.dtype is torch.bool and kind == "data" else UNKNOWN
@@ -230,6 +233,14 @@ def _needs_grad(output: Tensor, node: Node, tensors: list[Tensor]) -> bool:
         return output.requires_grad
     wanted = any(tensor.requires_grad for tensor in tensors) or any(part.needs_grad for part in node.inputs)
     return wanted and is_checkpointed()
+
+
+def _memory(tensor: Tensor) -> int | None:
+    """Return what tells one memory from another, None for a tensor that has none, as one of a lazy module."""
+    try:
+        return storage_key(tensor)
+    except (ValueError, TypeError):
+        return None
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradwatch.probes.lint.bounds import INF, exp_limit, exp_vanishes
 from gradwatch.probes.lint.node import (
@@ -19,28 +19,41 @@ from gradwatch.probes.lint.node import (
 )
 from gradwatch.probes.lint.rules.found import Check, Found, dtype_name
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _SQUARES = ("pow", "square", "norm", "cdist", "abs")
 
 
 def _softmax(node: Node) -> Found | None:
     left, right = operands(node)
     guarded = plus_constant(right)
-    total = origin(guarded[0] if guarded else right)
-    if not is_node(total, "sum") or not total.inputs:
+    above = next((factor for factor in factors(left) if is_node(factor, "exp")), None)
+    below = list(_summed(guarded[0] if guarded else right))
+    if above is None or not below or any(less_maximum(part.inputs[0]) for part in (above, *below)):
         return None
-    above = [factor for factor in factors(left) if is_node(factor, "exp")]
-    below = [factor for factor in factors(total.inputs[0]) if is_node(factor, "exp")]
-    shared = next((exp for exp in above if exp in below), None)
-    if shared is None or less_maximum(shared.inputs[0]):
-        return None
-    exponent = shared.inputs[0]
-    if exponent.bounds.high > exp_limit(shared.dtype):
-        end = exp_limit(shared.dtype)
-        return Found("softmax-by-hand", f"exp(x) is infinite for x above {end:.0f} in {_name(shared)}", exponent)
-    if exponent.bounds.low < exp_vanishes(shared.dtype) and guarded is None and _is_distance(exponent):
-        end = exp_vanishes(shared.dtype)
-        return Found("softmax-by-hand", f"all of exp(x) is 0 for x below {end:.0f} in {_name(shared)}", exponent)
+    for part in below:
+        exponent = part.inputs[0]
+        if exponent.bounds.high > exp_limit(part.dtype):
+            end = exp_limit(part.dtype)
+            return Found("softmax-by-hand", f"exp(x) is infinite for x above {end:.0f} in {_name(part)}", exponent)
+        if exponent.bounds.low < exp_vanishes(part.dtype) and guarded is None and _is_distance(exponent):
+            end = exp_vanishes(part.dtype)
+            return Found("softmax-by-hand", f"all of exp(x) is 0 for x below {end:.0f} in {_name(part)}", exponent)
     return None
+
+
+def _summed(total: Any, depth: int = 0) -> Iterator[Node]:
+    """Iterate over the exponentials that a divisor adds up, as sum(exp(x)) or exp(x) + sum(exp(y))."""
+    node = origin(total)
+    if is_node(node, "sum") and node.inputs:
+        yield from (factor for factor in factors(node.inputs[0]) if is_node(factor, "exp"))
+    elif is_node(node, "add") and depth < 3:  # noqa: PLR2004 - positives and negatives
+        for part in operands(node):
+            if is_node(origin(part), "exp"):
+                yield origin(part)
+            else:
+                yield from _summed(part, depth + 1)
 
 
 def _is_distance(exponent: Node) -> bool:

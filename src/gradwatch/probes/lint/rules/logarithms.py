@@ -106,6 +106,10 @@ def _softplus(value: Any) -> Found | None:
 
 
 def _log_sum(inner: Any) -> Found | None:
+    if is_node(inner, "add"):  # log(exp(x) + exp(y))
+        exps = [origin(part) for part in operands(inner) if is_node(origin(part), "exp")]
+        free = [exp for exp in exps if not _is_bounded(exp.inputs[0], exp, guarded=True)]
+        return Found("logsumexp-by-hand", _overflow(free[0]), free[0].inputs[0]) if free else None
     if not is_node(inner, "sum", "mean", "cumsum", "nansum") or not inner.inputs:
         return None
     for factor in factors(inner.inputs[0]):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from gradwatch.probes.lint.bounds import words
-from gradwatch.probes.lint.node import Node, constant, is_node, operands, origin
+from gradwatch.probes.lint.node import Node, constant, identical, is_node, operands, origin, same
 from gradwatch.probes.lint.rules.found import Check, Found
 
 _PICKS = 8
@@ -18,7 +18,7 @@ def selection(value: Any) -> Node | None:
     for _ in range(_PICKS):
         if not isinstance(value, Node):
             return None
-        if value.op == "masked_select" or (value.op == "getitem" and _by_condition(value)):
+        if value.op in {"masked_select", "getitem"} and _by_condition(value):
             return None if value.examined or _examined_condition(value) else value
         if value.op not in _KEEP or not value.inputs:
             return None
@@ -34,9 +34,9 @@ _KEEP = words(
 
 
 def _by_condition(node: Node) -> bool:
-    index = node.argument(1)
+    index = node.argument(1, "mask")
     parts = index if isinstance(index, tuple) else (index,)
-    return any(isinstance(part, Node) and part.dtype in {torch.bool, torch.uint8} for part in parts)
+    return any(isinstance(part, Node) and part.dtype is torch.bool and part.depends_on_data for part in parts)
 
 
 def _examined_condition(node: Node) -> bool:
@@ -78,7 +78,7 @@ def _difference(node: Node) -> Found | None:
     square, mean = origin(left.inputs[0]), origin(_base(right))
     if not _is_square(square) or not is_node(mean, "mean"):
         return None
-    if origin(_base(square)) is not origin(mean.inputs[0]):
+    if not same(_base(square), mean.inputs[0]):
         return None
     return Found("variance-by-subtraction", "both means are much larger than their difference", mean)
 
@@ -87,7 +87,7 @@ def _is_square(node: Any) -> bool:
     if is_node(node, "pow"):
         return constant(operands(node).right) == 2.0  # noqa: PLR2004
     if is_node(node, "mul"):
-        return origin(operands(node).left) is origin(operands(node).right)
+        return identical(*operands(node))
     return is_node(node, "square")
 
 
