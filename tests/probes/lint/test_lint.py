@@ -318,6 +318,21 @@ def test_functions_under_vmap(kit: Kit) -> None:
     assert found(lambda: torch.vmap(lambda row: row.softmax(-1).log())(kit.out()), kit) == ["log-of-softmax"]
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_every_floating_dtype(dtype: torch.dtype, caplog: Any) -> None:
+    net = nn.Linear(5, 5).to(dtype)
+    x = torch.randn(8, 5, dtype=dtype)
+
+    def step() -> Tensor:
+        p = net(x).sigmoid()
+        guarded = (functional.softplus(net(x)) + 1e-3).log() + (functional.elu(net(x)) + 1.5).sqrt()
+        return p / (1 - p) + net(x).softmax(-1).log() + net(x).exp().sum(-1, keepdim=True).log() + guarded
+
+    with caplog.at_level(logging.DEBUG, logger="gradwatch.probes.lint"):
+        assert sorted(found(step, net)) == ["division-by-zero", "log-of-softmax", "logsumexp-by-hand"]
+    assert caplog.records == []
+
+
 def test_lists_and_dictionaries_of_tensors(kit: Kit) -> None:
     def step() -> Any:
         parts = [functional.relu(kit.out()) for _ in range(2)]

@@ -63,6 +63,7 @@ class Bounds(NamedTuple):
 
 UNKNOWN = Bounds()
 SIGNED = Bounds(signed=True)
+CONDITION = Bounds(0.0, 1.0, Why("the condition may hold nowhere"), Why("the condition may hold everywhere"))
 
 
 def exactly(value: float) -> Bounds:
@@ -101,7 +102,7 @@ def exp_limit(dtype: torch.dtype) -> float:
 def exp_vanishes(dtype: torch.dtype) -> float:
     """Return the x below which exp(x) is 0."""
     info = torch.finfo(dtype if dtype.is_floating_point else torch.float32)
-    return math.log(info.smallest_normal * info.eps / 2)
+    return math.log(info.smallest_normal) + math.log(info.eps / 2)  # their product is 0 in float64
 
 
 def _eps(dtype: torch.dtype) -> float:

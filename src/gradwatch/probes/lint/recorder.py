@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gradwatch.probes.lint.bounds import UNKNOWN, Bounds, Why, words
+from gradwatch.probes.lint.bounds import CONDITION, UNKNOWN, Bounds, words
 from gradwatch.probes.lint.calls import is_checkpointed, who_calls
 from gradwatch.probes.lint.creation import CONSTANT
 from gradwatch.probes.lint.evidence import evidence_of
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from gradwatch.probes.lint.calls import Call
     from gradwatch.probes.lint.rules.found import Found
     from gradwatch.tracing.module_stack import ModuleStack
 
@@ -47,9 +48,6 @@ _PASSED_ON = VIEWS | words(
     "min max amin amax add sub abs norm std var mean nonzero"
 )
 _EXAMINE_DEPTH = 5
-_CONDITION = Bounds(
-    0.0, 1.0, Why("nothing is selected where the condition holds nowhere"), Why("the condition holds everywhere")
-)
 
 
 class Suspicion(NamedTuple):
@@ -89,6 +87,7 @@ class Recorder(TorchFunctionMode):
         self.count = 0
         self._modules = modules
         self._known: dict[int, _Known] = {}
+        self._evidence: dict[tuple[str, Call | None], dict[str, Any]] = {}
         self._state = {_memory(tensor): "buffer" for tensor in module.buffers()}
         self._state |= {_memory(tensor): "weight" for tensor in module.parameters()}
         self._state.pop(None, None)
@@ -162,9 +161,14 @@ class Recorder(TorchFunctionMode):
                 logger.debug("a check of the graph lint failed at %s", node.op, exc_info=True)
                 continue
             if found is not None:
-                evidence = evidence_of(node, found, dict(zip(map(id, node.inputs), tensors, strict=False)))
-                self.suspicions.append(Suspicion(node, found, self._modules.top.path, evidence))
+                self._suspect(node, found, tensors)
                 return
+
+    def _suspect(self, node: Node, found: Found, tensors: list[Tensor]) -> None:
+        key = (found.code, node.call)
+        if key not in self._evidence:  # once for each line, as it waits for the device
+            self._evidence[key] = evidence_of(node, found, dict(zip(map(id, node.inputs), tensors, strict=False)))
+        self.suspicions.append(Suspicion(node, found, self._modules.top.path, self._evidence[key]))
 
     def _plain(self, value: Any, inputs: list[Node]) -> Any:
         """Return an argument with nodes in place of tensors, holding on to nothing else."""
@@ -195,7 +199,7 @@ class Recorder(TorchFunctionMode):
         kind = self._state.get(_memory(tensor), "data")
         node = Node(self.count, kind, dtype=tensor.dtype, shape=_shape(tensor), depends_on_data=kind == "data")
         node.needs_grad, node.unseen = tensor.requires_grad, tensor.grad_fn is not None
-        node.bounds = _CONDITION if tensor.dtype is torch.bool and kind == "data" else UNKNOWN
+        node.bounds = CONDITION if tensor.dtype is torch.bool and kind == "data" else UNKNOWN
         self._remember(tensor, node)
         return node
 

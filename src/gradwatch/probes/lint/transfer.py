@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gradwatch.probes.lint import creation
 from gradwatch.probes.lint.arithmetic import ARITHMETIC
 from gradwatch.probes.lint.bounds import (
+    CONDITION,
     INF,
     SIGNED,
     UNKNOWN,
@@ -32,7 +33,6 @@ _MADE_BOTH_WAYS = (
     "silu gelu mish selu lstm gru rnn_tanh lstm_cell gru_cell randn randn_like normal normal_ tanhshrink rrelu"
 )
 _CONFIDENT = Why("the loss of a confident prediction rounds to 0", rare=True)
-_NOTHING = Why("nothing is selected where the condition holds nowhere")
 
 
 def bounds_after(node: Node) -> Bounds:
@@ -91,7 +91,7 @@ def _sum(node: Node) -> Bounds:
     if bounds.low > 0.0:
         return Bounds(bounds.low, INF)
     why = bounds.at_low
-    return Bounds(0.0, INF, None if why is None or why.rare else Why(f"all of it is 0: {why.text}"))
+    return Bounds(0.0, INF, None if why is None or why.rare else Why(f"all summands can be 0: {why.text}"))
 
 
 def _is_cosine(node: Node) -> bool:
@@ -306,7 +306,7 @@ def _clamped(node: Node) -> Bounds:
 _FOLLOW: dict[str, Callable[[Node], Bounds]] = {
     **{name: _always(bounds) for name, bounds in _FLAT.items()},
     **dict.fromkeys(_MADE_BOTH_WAYS.split(), _always(SIGNED)),
-    **dict.fromkeys(_CONDITIONS.split(), _always(Bounds(0.0, 1.0, _NOTHING, Why("the condition holds everywhere")))),
+    **dict.fromkeys(_CONDITIONS.split(), _always(CONDITION)),
     **dict.fromkeys(_COUNTS.split(), _always(Bounds(0.0, INF, Why("a count is 0 where nothing is counted")))),
     **dict.fromkeys(VIEWS, _same),
     **dict.fromkeys(_POOLS.split(), _pooled),
