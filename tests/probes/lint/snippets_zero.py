@@ -80,6 +80,38 @@ def logged_root(k: Kit) -> Tensor:
     return loss
 
 
+def forces_between_points(k: Kit) -> Tensor:
+    point = k.batch.clone().requires_grad_()
+    distance = (point[:, None] - point[None]).norm(dim=-1)  # unsafe: norm-differentiated-twice
+    energy = (k.net.weight.sum() * distance).tanh().sum()
+    return torch.autograd.grad(energy, point, create_graph=True)[0].square().sum()
+
+
+def penalty_on_the_slope_of_a_norm(k: Kit) -> Tensor:
+    x = k.batch.clone().requires_grad_()
+    length = torch.linalg.vector_norm(k.net(x), dim=-1)  # unsafe: norm-differentiated-twice
+    slope = torch.autograd.grad(length.sum(), x, create_graph=True)[0]
+    return (slope.norm(dim=-1) - 1).square().mean()
+
+
+def penalty_on_the_slope_of_an_old_norm(k: Kit) -> Tensor:
+    x = k.batch.clone().requires_grad_()
+    length = torch.norm(k.net(x) - x, p=2, dim=1)  # unsafe: norm-differentiated-twice
+    return torch.autograd.grad([length.sum()], [x], create_graph=True)[0].square().mean()
+
+
+def penalty_on_the_slope_of_a_spread(k: Kit) -> Tensor:
+    x = k.batch.clone().requires_grad_()
+    spread = k.net(x).std(0) + k.net(x).norm(p=1, dim=0)
+    return torch.autograd.grad(spread.sum(), x, create_graph=True)[0].square().mean()
+
+
+def penalty_on_the_slope_of_a_guarded_norm(k: Kit) -> Tensor:
+    x = k.batch.clone().requires_grad_()
+    length = (k.net(x).square().sum(-1) + 1e-6).sqrt()
+    return (torch.autograd.grad(length.sum(), x, create_graph=True)[0].norm(dim=-1) - 1).square().mean()
+
+
 def rms_norm_with_eps_outside(k: Kit) -> Tensor:
     rms = k.out().pow(2).mean(-1, keepdim=True)
     return k.out() / (torch.sqrt(rms) + 1e-6)  # unsafe: eps-outside-sqrt

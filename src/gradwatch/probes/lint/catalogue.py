@@ -143,6 +143,13 @@ RULES: tuple[Rule, ...] = (
         reference=f"{_DOCS}/notes/autograd.html (gradients for non-differentiable functions)",
     ),
     Rule(
+        code="norm-differentiated-twice",
+        meaning="a Euclidean norm that can be exactly 0, under autograd.grad(create_graph=True)",
+        message="the second derivative of a norm at 0 is NaN (the first is set to 0), and 0 is reached: {cause}",
+        advice="torch.sqrt(x.square().sum(dim) + eps)",
+        reference=f"{_DOCS}/notes/autograd.html (gradients for non-differentiable functions)",
+    ),
+    Rule(
         code="eps-outside-sqrt",
         meaning="sqrt(x) + eps where sqrt(x + eps) is meant",
         message="the eps stands outside of the sqrt, where it keeps no derivative finite: {cause}",

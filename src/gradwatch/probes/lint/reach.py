@@ -35,7 +35,9 @@ def reach_of(roots: Iterable[Node], kept: Iterable[Node] = ()) -> Reach:
     """
     losses = list(roots)
     values, unseen = _ancestors([*losses, *kept])
-    return Reach(frozenset(values), frozenset(_differentiated(losses)), everything=not losses or unseen)
+    return Reach(
+        frozenset(values), frozenset(id(node) for node in differentiated(losses)), everything=not losses or unseen
+    )
 
 
 def _ancestors(nodes: list[Node]) -> tuple[set[int], bool]:
@@ -51,10 +53,10 @@ def _ancestors(nodes: list[Node]) -> tuple[set[int], bool]:
     return seen, unseen
 
 
-def _differentiated(losses: list[Node]) -> set[int]:
+def differentiated(losses: Iterable[Node]) -> list[Node]:
     """Return the nodes that gradients reach; they cross a custom Function, whose operations recorded none."""
     seen: set[tuple[int, bool]] = set()
-    found: set[int] = set()
+    found: list[Node] = []
     pending = [(node, True) for node in losses]
     while pending:
         node, crossing = pending.pop()
@@ -62,7 +64,7 @@ def _differentiated(losses: list[Node]) -> set[int]:
             continue
         seen.add((id(node), crossing))
         if node.needs_grad:
-            found.add(id(node))
+            found.append(node)
             pending += [(part, False) for part in node.inputs]
         elif node.crosses or crossing:
             pending += [(part, True) for part in node.inputs]

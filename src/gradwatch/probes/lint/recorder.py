@@ -76,6 +76,7 @@ class Recorder(TorchFunctionMode):
         suspicions: what the checks have found, in order of execution.
         backpropagated: the tensors that the step has called ``backward`` on.
         differentiated: those that it has given to ``torch.autograd.grad``.
+        twice: those of which it keeps the graph of the derivative, to take another one.
         count: how many operations have been recorded.
     """
 
@@ -84,6 +85,7 @@ class Recorder(TorchFunctionMode):
         self.suspicions: list[Suspicion] = []
         self.backpropagated: list[Node] = []
         self.differentiated: list[Node] = []
+        self.twice: list[Node] = []
         self.count = 0
         self._modules = modules
         self._known: dict[int, _Known] = {}
@@ -132,6 +134,8 @@ class Recorder(TorchFunctionMode):
             self.backpropagated += node.inputs[:1]
         elif name.op == "grad":
             self.differentiated += node.inputs[:1]
+        if name.op in {"backward", "grad"} and node.kwargs.get("create_graph"):
+            self.twice += node.inputs[:1]
         outputs = [tensors[0]] if name.op == "setitem" and tensors else tensors_in(result)
         if not outputs:
             if name.op in _EXAMINE:

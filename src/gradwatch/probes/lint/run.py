@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradwatch.probes.lint.catalogue import rule_of
-from gradwatch.probes.lint.reach import reach_of
+from gradwatch.probes.lint.reach import differentiated, reach_of
 from gradwatch.probes.lint.recorder import Recorder
 from gradwatch.tracing.module_stack import ModuleStack
 
@@ -63,15 +63,16 @@ def lint(module: nn.Module, run: Callable[[], object]) -> list[Unsafe]:
         result = run()
     losses = recorder.backpropagated or recorder.nodes_of(_loss_of(result)) or recorder.differentiated
     kept = [node for node in recorder.nodes_of(list(module.buffers())) if node.inputs]
-    return _findings(recorder.suspicions, reach_of(losses, kept))
+    twice = frozenset(id(node) for node in differentiated(recorder.twice))
+    return _findings(recorder.suspicions, reach_of(losses, kept), twice)
 
 
 def _loss_of(result: object) -> object:
     return result["loss"] if isinstance(result, Mapping) and "loss" in result else result
 
 
-def _findings(suspicions: Iterable[Suspicion], reach: Reach) -> list[Unsafe]:
-    relevant = [suspicion for suspicion in suspicions if _concerns(suspicion, reach)]
+def _findings(suspicions: Iterable[Suspicion], reach: Reach, twice: frozenset[int]) -> list[Unsafe]:
+    relevant = [suspicion for suspicion in suspicions if _concerns(suspicion, reach, twice)]
     replaced = {id(suspicion.found.instead_of) for suspicion in relevant if suspicion.found.instead_of is not None}
     found: dict[tuple[Any, ...], Unsafe] = {}
     for suspicion in relevant:
@@ -82,8 +83,10 @@ def _findings(suspicions: Iterable[Suspicion], reach: Reach) -> list[Unsafe]:
     return list(found.values())
 
 
-def _concerns(suspicion: Suspicion, reach: Reach) -> bool:
+def _concerns(suspicion: Suspicion, reach: Reach, twice: frozenset[int]) -> bool:
     node, found = suspicion.node, suspicion.found
+    if found.twice and id(node) not in twice:
+        return False
     if found.derivative:
         return reach.by_derivative(found.instead_of or node)
     mended = node.mended and not node.needs_grad

@@ -21,6 +21,7 @@ class Found(NamedTuple):
         about: the operand whose range is the evidence.
         derivative: only the derivative is unsafe.
         instead_of: a node whose own finding this one replaces.
+        twice: only the second derivative is unsafe.
     """
 
     code: str
@@ -28,6 +29,7 @@ class Found(NamedTuple):
     about: Node | None = None
     derivative: bool = False
     instead_of: Node | None = None
+    twice: bool = False
 
 
 Check = Callable[[Node], Found | None]

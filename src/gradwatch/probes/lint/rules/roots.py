@@ -53,6 +53,14 @@ def _hypot(node: Node) -> Found | None:
     return Found("sqrt-at-zero", "hypot(a, b) is 0 where both are", node.inputs[0], derivative=True)
 
 
+def _norm(node: Node) -> Found | None:
+    """Look at a Euclidean norm: its first derivative at 0 is set to 0, its second is NaN."""
+    zero = node.bounds.zero
+    if zero is None or node.argument(1, "p", "ord") not in {2, "fro", None} or not node.depends_on_data:
+        return None
+    return Found("norm-differentiated-twice", zero.text, node.inputs[0], derivative=True, twice=True)
+
+
 def _outside(node: Node) -> Found | None:
     guarded = plus_constant(node)
     if guarded is None or not 0.0 < guarded[1] < 0.1:  # noqa: PLR2004 - what is larger is no eps
@@ -72,6 +80,7 @@ def _outside(node: Node) -> Found | None:
 
 
 CHECKS: dict[str, tuple[Check, ...]] = {
+    "norm": (_norm,),
     "sqrt": (_sqrt,),
     "pow": (_power,),
     "hypot": (_hypot,),
