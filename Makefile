@@ -31,7 +31,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constr
 THREADS ?= 1
 PYTEST := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
-.PHONY: help demo test test-all faults score benchmark lint format clean
+.PHONY: help demo test test-all faults score benchmark gradient-checks lint format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -55,6 +55,9 @@ score: $(INSTALLED) ## every bug of the zoo, in every way of training: what grad
 
 benchmark: $(INSTALLED) ## what the monitor costs
 	@$(BIN)/python benchmarks/overhead.py $(BENCHMARK_ARGS)
+
+gradient-checks: $(INSTALLED) ## what the gradient check detects, says and costs (writes docs/gradient_check_figures.md)
+	@$(BIN)/python benchmarks/gradient_checks.py $(BENCHMARK_ARGS)
 
 lint: $(INSTALLED) ## ruff, mypy, import-linter
 	@echo "[lint] ruff check"

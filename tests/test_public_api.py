@@ -37,6 +37,8 @@ DEFAULTS = {
     "anomaly_steps": 100,
     "max_incident_bytes": 2 * 2**30,
     "gradient_check_every_n_steps": "auto",
+    "on_gradient_mismatch": "warn",
+    "graph_lint": True,
     "detectors": "default",
 }
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from gradwatch.detectors.gradient_check import GradientCheckFindings
+from gradwatch.errors import GradientMismatchError
 from gradwatch.probes.check import GradientProbe, Request
+from gradwatch.probes.evaluation import Evaluator
 from gradwatch.probes.investigation import QUICK
+from gradwatch.probes.lint import Unsafe, lint
 from gradwatch.probes.table import format_check
-from gradwatch.records import GradientCheck
+from gradwatch.records import Finding, GradientCheck
 from gradwatch.replica.step_runner import Moment
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     from gradwatch.engine.context import RunContext
     from gradwatch.engine.recording import Position
     from gradwatch.engine.reporter import Reporter
+    from gradwatch.engine.settings import Settings
     from gradwatch.engine.watched import Watched
     from gradwatch.records import Culprit, GradientCheckReport
 
@@ -81,10 +86,12 @@ class GradientChecks:
     Weights have moved by then, and batch and random states are those of the step: a point like any other.
     """
 
-    def __init__(self, every: int | str | None, context: RunContext, watched: Watched, reporter: Reporter) -> None:
+    def __init__(self, settings: Settings, context: RunContext, watched: Watched, reporter: Reporter) -> None:
         # One rank is enough: the weights are the same everywhere.
         runs = context.runner is not None and context.rank == 0
-        self._schedule = CheckSchedule(every if runs else None)
+        self._schedule = CheckSchedule(settings.gradient_check_every_n_steps if runs else None)
+        self._raises = settings.on_gradient_mismatch == "raise"
+        self._lints = settings.graph_lint and runs
         self._context, self._watched, self._reporter = context, watched, reporter
         self._findings = GradientCheckFindings()
         self._blamed: dict[str, Culprit | None] = {}
@@ -93,7 +100,14 @@ class GradientChecks:
         self.worst_error: float | None = None
 
     def after_batch(self, micro_batch: MicroBatch[Position], step: int, header: dict[str, Any], log_step: int) -> None:
-        """Check the batch that has just been trained on, if a check is due after step number ``step``."""
+        """Check the batch that has just been trained on, if a check is due after step number ``step``.
+
+        Raises:
+            GradientMismatchError: a gradient is wrong, under ``on_gradient_mismatch="raise"``.
+        """
+        if self._lints:
+            self._lints = False
+            self._lint(micro_batch, header)
         if not self._schedule.due(step, time.perf_counter()):
             return
         started = time.perf_counter()
@@ -107,14 +121,27 @@ class GradientChecks:
         if runner is None:
             return
         named = self._named()
-        moment = Moment(micro_batch.batch, micro_batch.position.batch_idx or 0, micro_batch.random_state, {})
-        probe = GradientProbe(self._watched.module, self._watched.optimizers, runner, moment, named)
+        probe = GradientProbe(self._watched.module, self._watched.optimizers, runner, _moment(micro_batch), named)
         names = list(named)
         each = [names[self._checks % len(names)]] if names else []
         effort = QUICK._replace(seed=self._checks)
         report = probe.run(Request(samples=SAMPLES, effort=effort, each=each, blamed=self._blamed))
         self._checks += 1
         self._report(report, header, log_step)
+
+    def _lint(self, micro_batch: MicroBatch[Position], header: dict[str, Any]) -> None:
+        """Look once at what the step computes."""
+        runner, module = self._context.runner, self._watched.module
+        if runner is None:
+            return
+        found: list[Unsafe] = []
+        evaluator = Evaluator(module, self._watched.optimizers, runner, _moment(micro_batch), self._named())
+        try:
+            evaluator.as_trained(around=lambda copied, run: found.extend(lint(copied, run)))
+        except Exception:
+            log.debug("gradwatch: the graph of the step cannot be looked at", exc_info=True)
+        for unsafe in found:
+            self._reporter.finding(unsafe_composition(header, unsafe))
 
     def _named(self) -> dict[str, Tensor]:
         return {
@@ -135,11 +162,35 @@ class GradientChecks:
         deterministic = torch.are_deterministic_algorithms_enabled()
         for finding in self._findings.update(event, deterministic=deterministic):
             self._reporter.finding(finding)
-            if finding.code == "gradient-mismatch" and finding.status == "opened":
+            if finding.code == "gradient-mismatch" and finding.status == "opened" and not self._raises:
                 log.warning("%s", format_check(report))
+        if self._raises and report.verdict == "mismatch":
+            raise GradientMismatchError(format_check(report), report)
         if report.verdict == "not_checkable" and report.reason not in self._said:
             self._said.add(report.reason)
             log.info("gradwatch: the gradients of this step cannot be checked: %s.", report.reason)
+
+
+def unsafe_composition(header: dict[str, Any], unsafe: Unsafe) -> Finding:
+    """Return the finding for something numerically unsafe in the graph of a step."""
+    source = unsafe.source
+    where = f" ({source.file}:{source.line})" if source else ""
+    evidence = {**unsafe.evidence, "source": None if source is None else asdict(source)}
+    return Finding(
+        **header,
+        code=unsafe.code,
+        status="opened",
+        since_step=header["step"],
+        severity=unsafe.severity,
+        layer=unsafe.module,
+        message=f"{unsafe.message.rstrip('.')}{where}.",
+        evidence=evidence,
+        advice=unsafe.advice,
+    )
+
+
+def _moment(micro_batch: MicroBatch[Position]) -> Moment:
+    return Moment(micro_batch.batch, micro_batch.position.batch_idx or 0, micro_batch.random_state, {})
 
 
 def _circumstances(parameters: Iterable[Tensor]) -> list[str]:

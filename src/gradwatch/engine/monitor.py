@@ -112,9 +112,7 @@ class HealthMonitor:
             max_incident_bytes=self.settings.max_incident_bytes,
         )
         self._responder = Responder(self.settings, context, self._watched, self._reporter, self.counters, self._anomaly)
-        self._checks = GradientChecks(
-            self.settings.gradient_check_every_n_steps, context, self._watched, self._reporter
-        )
+        self._checks = GradientChecks(self.settings, context, self._watched, self._reporter)
         self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
         if not has_lazy_parameters(module):
             self._announce()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 LayerScalars = bool | Literal["auto"]
 
 ON_NONFINITE = ("raise", "stop", "skip", "warn")
+ON_GRADIENT_MISMATCH = ("warn", "raise")
 GRANULARITY = ("layer", "parameter")
 
 
@@ -32,6 +33,8 @@ class Settings:
     anomaly_steps: int = 100
     max_incident_bytes: int = 2 * 2**30
     gradient_check_every_n_steps: int | str | None = "auto"
+    on_gradient_mismatch: str = "warn"
+    graph_lint: bool = True
     detectors: Any = "default"
 
     def __post_init__(self) -> None:
@@ -46,6 +49,8 @@ class Settings:
         _check_count("max_incident_bytes", self.max_incident_bytes, at_least=0)
         if self.gradient_check_every_n_steps != "auto":
             _check_optional_count("gradient_check_every_n_steps", self.gradient_check_every_n_steps, also="'auto'")
+        _check_choice("on_gradient_mismatch", self.on_gradient_mismatch, ON_GRADIENT_MISMATCH)
+        _check_flag("graph_lint", self.graph_lint)
         _check_detectors(self.detectors)
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,6 +91,11 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
         kind = ValueError if isinstance(value, str) else TypeError
         raise _refuse(kind, name, value, "one of " + ", ".join(map(repr, choices)))
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise _refuse(TypeError, name, value, "True or False")
 
 
 def _check_flag_or_auto(name: str, value: object) -> None:

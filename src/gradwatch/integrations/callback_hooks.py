@@ -15,7 +15,7 @@ import torch
 
 from gradwatch.engine.context import RunContext
 from gradwatch.engine.monitor import HealthMonitor
-from gradwatch.errors import NonFiniteError
+from gradwatch.errors import GradientMismatchError, NonFiniteError
 from gradwatch.integrations.lightning_step import LightningStep
 from gradwatch.integrations.loop_clipping import clips_by_itself, trainer_clip_rule
 from gradwatch.integrations.trainer_internals import (
@@ -38,13 +38,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def never_fatal(hook: F) -> F:
-    """Turn a failure of the monitor itself into one warning a hook; only ``NonFiniteError`` ends the run."""
+    """Turn a failure of the monitor itself into one warning a hook; only what is to be raised ends the run."""
 
     @functools.wraps(hook)
     def guarded(self: MonitorHooks, *args: Any, **kwargs: Any) -> Any:
         try:
             return hook(self, *args, **kwargs)
-        except NonFiniteError:
+        except (NonFiniteError, GradientMismatchError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the training run goes on
             self._report_failure(hook.__name__, error)
@@ -67,7 +67,10 @@ class MonitorHooks:
         anomaly_steps: after an incident that training survives: for how many steps anomaly mode stays on.
         max_incident_bytes: what all incidents of a run may take on disk for ``gradwatch replay``; beyond it weights are
             left out.
-        gradient_check_every_n_steps: how often gradients are spot-checked.
+        gradient_check_every_n_steps: how often gradients are spot-checked: a number of steps, None for never, or
+            ``"auto"`` for as often as keeps the cost under 1 % of the run.
+        on_gradient_mismatch: what to do about a wrong gradient: ``"warn"`` or ``"raise"``.
+        graph_lint: look once, at the first step, for compositions that are numerically unsafe.
         detectors: ``"default"``, or a list.
 
     Raises:
@@ -88,6 +91,8 @@ class MonitorHooks:
         anomaly_steps: int = 100,
         max_incident_bytes: int = 2 * 2**30,
         gradient_check_every_n_steps: int | str | None = "auto",
+        on_gradient_mismatch: str = "warn",
+        graph_lint: bool = True,
         detectors: Any = "default",
     ) -> None:
         super().__init__()
@@ -102,6 +107,8 @@ class MonitorHooks:
             anomaly_steps=anomaly_steps,
             max_incident_bytes=max_incident_bytes,
             gradient_check_every_n_steps=gradient_check_every_n_steps,
+            on_gradient_mismatch=on_gradient_mismatch,
+            graph_lint=graph_lint,
             detectors=detectors,
         )
         self._dirpath: str | None = None

@@ -113,7 +113,7 @@ class GradientProbe:
         precision = {} if notes else compare(trained, wide)
         if samples is not None and poor(precision, format_trained):
             # Few samples may cancel, as in a normalisation over the batch: before anything is said, ask the whole one.
-            precision = compare(self._whole_batch.as_trained(), self._whole_batch.gradients())
+            precision = compare(self._whole_batch.as_trained(record=True), self._whole_batch.gradients())
         repeated = self._repeated()
         return GradientCheckReport(
             verdict=verdict,
@@ -144,7 +144,7 @@ class GradientProbe:
         if cut is not None:
             evaluator = self._whole_batch.with_batch(cut)
             try:
-                trained = evaluator.as_trained()
+                trained = evaluator.as_trained(record=True)
                 if trained and all(math.isfinite(objective.value) for objective in trained):
                     self._whole_batch = evaluator.with_batch(self._batch)
                     return evaluator, trained, samples
@@ -152,7 +152,7 @@ class GradientProbe:
                 raise
             except Exception:  # noqa: BLE001, S110 - a step may insist on its batch size
                 pass
-        trained = self._whole_batch.as_trained()
+        trained = self._whole_batch.as_trained(record=True)
         if not trained:
             raise NotCheckableError("the step has returned no loss")
         return self._whole_batch, trained, None

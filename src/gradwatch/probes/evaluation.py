@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gradwatch.replica.copying import SideCopy
     from gradwatch.replica.step_runner import Moment, StepRunner
 
+    Around = Callable[[nn.Module, Callable[[], None]], None]
+
 Mode = contextlib.AbstractContextManager[Any]
 
 
@@ -60,7 +62,6 @@ class Evaluator:
         self._runner, self._moment = runner, moment
         self._tape = RandomTape()
         self._guarded = True
-        self._recorded = False
         self._weights: dict[str, Tensor] = {}
 
     def with_batch(self, batch: object) -> Evaluator:
@@ -82,19 +83,21 @@ class Evaluator:
             self._weights = {name: _wide_clone(parameter) for name, parameter in self.named.items()}
         return self._weights
 
-    def as_trained(self, *modes: Mode) -> list[Objective]:
+    def as_trained(self, *modes: Mode, record: bool = False, around: Around | None = None) -> list[Objective]:
         """Run the step at the precision of the training; return its objectives with their gradients.
 
-        What it draws at the first time is drawn again by every run in float64.
+        Args:
+            modes: entered around the step.
+            record: what it draws is drawn again by every later run in float64.
+            around: called with the copied module and what runs the step.
 
         Raises:
             CommunicationNeeded: the step talks to other ranks.
             WritesWeightsError: the step changes its own weights.
         """
         objectives, guard = Objectives(self.named), StepGuard()
-        first, self._recorded = not self._recorded, True
-        recorder = [self._tape.recorder()] if first else []
-        self._run(objectives, guard if self._guarded else None, [*recorder, *modes])
+        recorder = [self._tape.recorder()] if record else []
+        self._run(objectives, guard if self._guarded else None, [*recorder, *modes], around=around)
         self._guarded = self._guarded and not guard.is_idle
         written = [name for name, copied in objectives.copies.items() if not torch.equal(copied, self.named[name])]
         if written:
@@ -158,6 +161,7 @@ class Evaluator:
         guard: StepGuard | None,
         modes: Sequence[Mode],
         prepare: Callable[[SideCopy], None] | None = None,
+        around: Around | None = None,
     ) -> None:
         with contextlib.ExitStack() as entered:
             entered.enter_context(unnoticed(self.module))
@@ -179,8 +183,12 @@ class Evaluator:
                 entered.enter_context(GuardMode(guard))
             for mode in modes:
                 entered.enter_context(mode)
-            with contextlib.suppress(EnoughError):
-                self._runner(copy, moment, objectives, loss_scale=1.0, with_step=False)
+
+            def run() -> None:
+                with contextlib.suppress(EnoughError):
+                    self._runner(copy, moment, objectives, loss_scale=1.0, with_step=False)
+
+            run() if around is None else around(copy.module, run)
 
     @torch.no_grad()
     def _widen(self, copy: SideCopy, moved: Mapping[str, Tensor]) -> None:

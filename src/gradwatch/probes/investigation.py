@@ -115,7 +115,7 @@ def _merged(first: Answer, second: Answer, rule: Rule) -> Answer:
         else verdict
         for name, verdict in first.by_objective.items()
     }
-    return first._replace(verdict=worst(list(by_objective.values())), by_objective=by_objective)
+    return first._replace(verdict=_together(list(by_objective.values())), by_objective=by_objective)
 
 
 def _explain(first: Answer, second: Answer) -> Answer:
@@ -170,12 +170,12 @@ def _ask(measurement: Measurement, names: Collection[str], tolerance: float, see
     for seed in seeds:
         for name, slope in measurement.along(names, seed, tolerance).items():
             slopes.setdefault(name, []).append(slope)
-    by_objective = {name: _of_directions([slope.verdict for slope in found]) for name, found in slopes.items()}
+    by_objective = {name: _together([slope.verdict for slope in found]) for name, found in slopes.items()}
     flat = tuple(slope for found in slopes.values() for slope in found)
-    return Answer(worst(list(by_objective.values())), by_objective, flat)
+    return Answer(_together(list(by_objective.values())), by_objective, flat)
 
 
-def _of_directions(verdicts: list[CheckVerdict]) -> CheckVerdict:
-    """A direction that resolves nothing says nothing beside one that does."""
+def _together(verdicts: list[CheckVerdict]) -> CheckVerdict:
+    """A direction or an objective that resolves nothing says nothing beside one that does."""
     resolved = [verdict for verdict in verdicts if verdict != "not_resolvable"]
     return worst(resolved or verdicts)
