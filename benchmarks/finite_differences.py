@@ -157,7 +157,8 @@ def as_text(series: list[Series], habit: Habit, report: GradientCheckReport) -> 
     worst = max(parameter.relative_error or 0.0 for parameter in report.parameters.values())
     answer = (
         f"By hand, as usual (float32, forward difference, h = 1e-3, {habit.coordinates} coordinates):"
-        f" median relative error {habit.median:.1e}, largest {habit.largest:.1e}, {habit.wrong_sign} with the wrong sign."
+        f" median relative error {habit.median:.1e}, largest {habit.largest:.1e},"
+        f" {habit.wrong_sign} with the wrong sign."
         f" The gradient is right. What gradwatch says of the same loss: `{report.verdict}`,"
         f" relative error {report.relative_error:.0e} for all weights together, at most {worst:.0e} for one tensor."
     )
