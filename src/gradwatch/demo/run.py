@@ -134,6 +134,7 @@ def _quiet_lightning() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in ("lightning.pytorch", "gradwatch")}
     for name in levels:
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("gradwatch").addFilter(_is_no_finding)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
@@ -141,8 +142,14 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             yield
     finally:
+        logging.getLogger("gradwatch").removeFilter(_is_no_finding)
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+
+
+def _is_no_finding(record: logging.LogRecord) -> bool:
+    """The summary of each run has its findings."""
+    return not hasattr(record, "finding")
 
 
 @contextmanager

@@ -183,9 +183,9 @@ def unsafe_composition(header: dict[str, Any], unsafe: Unsafe) -> Finding:
         since_step=header["step"],
         severity=unsafe.severity,
         layer=unsafe.module,
-        message=f"{unsafe.message.rstrip('.')}{where}.",
+        message=f"Unsafe, although nothing is NaN yet: {unsafe.message.rstrip('.')}{where}.",
         evidence=evidence,
-        advice=unsafe.advice,
+        advice=f"Stable form: {unsafe.advice.rstrip('.')}.",
     )
 
 

@@ -80,7 +80,7 @@ class Reporter:
         self.write(finding)
         if finding.status != "updated":  # once is enough on a console
             level = logging.INFO if finding.severity == "info" else logging.WARNING
-            log.log(level, "%s", f"{finding.message} {finding.advice}".rstrip())
+            log.log(level, "%s", f"{finding.message} {finding.advice}".rstrip(), extra={"finding": finding.code})
 
     def _close(self) -> None:
         for sink in self._sinks:

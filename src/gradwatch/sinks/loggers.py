@@ -47,7 +47,8 @@ class LoggerSink:
             self._send(lambda separator: _metrics(event, separator, with_layers=with_layers), event.log_step)
         elif isinstance(event, GradientCheck):
             errors = [event.relative_error, *(found.relative_error for found in event.parameters.values())]
-            self._send(lambda separator: gradient_check_metrics(errors, separator=separator), event.log_step)
+            if gradient_check_metrics(errors):
+                self._send(lambda separator: gradient_check_metrics(errors, separator=separator), event.log_step)
 
     def close(self) -> None:
         """Do nothing: the loggers belong to the run, which finishes them itself."""
@@ -57,9 +58,7 @@ class LoggerSink:
             if self._failures[index] >= MAX_FAILURES:
                 continue
             try:
-                values = metrics(str(getattr(logger, "group_separator", "/")))
-                if values:
-                    logger.log_metrics(values, step=step)
+                logger.log_metrics(metrics(str(getattr(logger, "group_separator", "/"))), step=step)
             except Exception as error:  # noqa: BLE001 - a broken logger is a warning, never the end of a run
                 self._failures[index] += 1
                 self._warn(index, error)
