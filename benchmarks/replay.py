@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import steps
+from gradwatch.engine.failure import Failure
 from gradwatch.engine.incident_bundle import bundle_of
-from gradwatch.engine.replay import Failure, Replayer
+from gradwatch.engine.replay import Replayer
 from gradwatch.replica import bundle, randomness
 from gradwatch.replica.step_runner import LossFunctionRunner, Moment
 

@@ -14,6 +14,13 @@ def test_steps_are_counted_by_what_happened() -> None:
     assert counters.clip_rate == 1 / 3
 
 
+def test_a_step_that_was_spoilt_after_it_had_been_counted_counts_once() -> None:
+    counters = Counters()
+    counters.count(clipped=False, skipped=False, nonfinite=False)
+    counters.count(clipped=False, skipped=True, nonfinite=True, again=True)
+    assert (counters.steps, counters.skipped, counters.nonfinite) == (1, 1, 1)
+
+
 def test_the_share_of_no_steps_is_zero() -> None:
     assert Counters().clip_rate == 0.0
 

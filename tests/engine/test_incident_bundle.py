@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from gradwatch.engine.failure import Failure
 from gradwatch.engine.incident_bundle import bundle_of, failure_of
-from gradwatch.engine.replay import Failure
 from gradwatch.replica import randomness
 from gradwatch.replica.bundle import Bundle, BundleError, load, save
 from gradwatch.replica.step_runner import LossFunctionRunner, Moment

@@ -15,7 +15,8 @@ from torch.nn import functional
 from gradwatch.diagnosis.memory import Leaf
 from gradwatch.diagnosis.trace import Record
 from gradwatch.engine import replay
-from gradwatch.engine.replay import Failure, Replayer
+from gradwatch.engine.failure import Failure
+from gradwatch.engine.replay import Replayer
 from gradwatch.replica import randomness
 from gradwatch.replica.step_runner import LossFunctionRunner, Moment
 

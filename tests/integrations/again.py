@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch import Callback
 
 from gradwatch.capture.rollback import evaluates_again
-from gradwatch.engine.replay import Reached
+from gradwatch.engine.replay_observer import Reached
 from gradwatch.integrations.lightning_step import LightningStep
 from gradwatch.replica import randomness
 from gradwatch.replica.copying import side_copy

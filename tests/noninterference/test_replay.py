@@ -119,16 +119,16 @@ class Mistake(NamedTuple):
 
 
 MISTAKES = (
-    Mistake("randomness.preserved", not_preserved, "mlp", "random/numpy/2"),
-    Mistake("rewound", not_preserved, "global_generators", "weights/network.0.weight"),
-    Mistake("side_copy", original, "cnn_batchnorm", "attributes//calls/training_step"),
-    Mistake("io", SimpleNamespace(StringIO=lambda: sys.stdout), "mlp", "printed"),
+    Mistake("replica.unnoticed.randomness.preserved", not_preserved, "mlp", "random/numpy/2"),
+    Mistake("replica.unnoticed.rewound", not_preserved, "global_generators", "weights/network.0.weight"),
+    Mistake("engine.replay.side_copy", original, "cnn_batchnorm", "attributes//calls/training_step"),
+    Mistake("replica.unnoticed.io", SimpleNamespace(StringIO=lambda: sys.stdout), "mlp", "printed"),
 )
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.target)
 def test_a_careless_replay_is_noticed(mistake: Mistake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(f"gradwatch.engine.replay.{mistake.target}", mistake.careless)
+    monkeypatch.setattr(f"gradwatch.{mistake.target}", mistake.careless)
     assert mistake.where in noticed(planted(known(mistake.case), mistake.plan), tmp_path)
 
 

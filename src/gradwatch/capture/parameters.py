@@ -10,6 +10,7 @@ import numpy as np
 from torch.nn.parameter import UninitializedParameter, is_lazy
 
 from gradwatch.records import ParameterRow
+from gradwatch.replica.tensors import parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +78,7 @@ def group_parameters(
 def _group(
     index: int, optimizer: Optimizer, names: dict[int, str], order: dict[int, int], granularity: str
 ) -> ParameterGroup:
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters = parameters_of(optimizer)
     parameters.sort(key=lambda parameter: order.get(id(parameter), len(order)))
     labels = [names.get(id(parameter), f"optimizer{index}.param{i}") for i, parameter in enumerate(parameters)]
     owners = [layer_of(label, granularity) for label in labels]

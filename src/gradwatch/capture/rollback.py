@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradwatch.replica.tensors import parameters_of
+
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
@@ -21,7 +23,7 @@ class Rollback:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
-        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._parameters = parameters_of(optimizer)
         self._weights = [parameter.detach().clone() for parameter in self._parameters]
         self._state = {parameter: _copy(state) for parameter, state in optimizer.state.items()}
 

@@ -9,22 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from gradwatch.replica.guard import GuardMode
 from gradwatch.tracing import autograd_internals as internals
-from gradwatch.tracing.operations import operation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from gradwatch.replica.guard import StepGuard
+    from gradwatch.tracing.operations import Operation
 
 
 class AnomalyFound(Exception):  # noqa: N818 - the end of a pass, no fault
     """The backward pass has come to the node that is looked for."""
 
 
-class AnomalyPass(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class AnomalyPass(GuardMode):  # type: ignore[no-untyped-call]
     """While entered, waits for the backward of one operation, and then raises ``AnomalyFound``.
 
     Args:
@@ -36,10 +36,9 @@ class AnomalyPass(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, guard: StepGuard, wanted: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(guard)
         self.text: str | None = None
-        self._guard, self._wanted = guard, wanted
-        self._operations = 0
+        self._wanted = wanted
 
     def __enter__(self) -> Self:
         self._saved = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
@@ -51,21 +50,16 @@ class AnomalyPass(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         torch.autograd.set_detect_anomaly(*self._saved)
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def run(self, func: Any, what: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ARG002
         """Run one operation; a node is made just before its operation comes here."""
-        kwargs = kwargs or {}
-        self._guard.before(operation(func), args, kwargs)
-        self._operations += 1
         self._look_at(internals.current_node())
         result = func(*args, **kwargs)
-        if self._operations in (self._wanted - 1, self._wanted):
-            _switch(on=self._operations == self._wanted - 1)
+        if self.operations in (self._wanted - 1, self._wanted):
+            _switch(on=self.operations == self._wanted - 1)
         return result
 
     def _look_at(self, node: Any) -> None:
-        traceback = internals.forward_traceback(node) if node is not None and self._operations > self._wanted else None
+        traceback = internals.forward_traceback(node) if node is not None and self.operations > self._wanted else None
         if traceback is not None:
             name = node.name().rpartition("::")[2]
             self.text = (

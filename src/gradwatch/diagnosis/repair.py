@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradwatch.diagnosis.memory import Leaf, can_be_nonfinite
-from gradwatch.tracing.operations import operation, tensors_in, written
+from gradwatch.replica.guard import GuardMode
+from gradwatch.tracing.operations import tensors_in, written
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from gradwatch.diagnosis.slicing import Root
     from gradwatch.replica.guard import StepGuard
+    from gradwatch.tracing.operations import Operation
 
 
 class Repair(NamedTuple):
@@ -31,24 +32,17 @@ class Repair(NamedTuple):
     is_harmless: bool = False
 
 
-class RepairMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class RepairMode(GuardMode):  # type: ignore[no-untyped-call]
     """While entered, replaces NaN and infinities in the results of some operations by 0."""
 
     def __init__(self, guard: StepGuard, operations: frozenset[int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._guard, self._wanted = guard, operations
-        self._operations = 0
+        super().__init__(guard)
+        self._wanted = operations
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Run one operation."""
-        kwargs = kwargs or {}
-        what = operation(func)
-        self._guard.before(what, args, kwargs)
-        self._operations += 1
+    def run(self, func: Any, what: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Run one operation, and repair its results if they are among the wanted."""
         result = func(*args, **kwargs)
-        if self._operations in self._wanted:
+        if self.operations in self._wanted:
             make_finite(tensors_in(result) + written(what, args, kwargs))
         return result
 

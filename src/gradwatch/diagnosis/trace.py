@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradwatch.diagnosis.collectives import wait_for
 from gradwatch.diagnosis.memory import Leaf, Memory, Read, Special, holds_nan, is_mask, special_of
 from gradwatch.diagnosis.responsibility import Explanation, Literals, explain_infinity, explain_nan
 from gradwatch.diagnosis.rows import guilty_rows
 from gradwatch.diagnosis.summary import first_bad_index, summary_of
+from gradwatch.replica.guard import GuardMode
 from gradwatch.tracing import autograd_internals as internals
 from gradwatch.tracing.op_names import node_op_name
-from gradwatch.tracing.operations import inputs_in, literal_infinities, numbers_in, operation, tensors_in, written
+from gradwatch.tracing.operations import inputs_in, literal_infinities, numbers_in, tensors_in, written
 from gradwatch.tracing.source import Place, user_place
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Record:
         return next((found.transition for found in explanations if found.transition), None)
 
 
-class StopAtBirth(Exception):  # noqa: N818 - as above
+class StopAtBirth(Exception):  # noqa: N818 - the end of a run, no fault
     """Raised at the operation that ``stop_at`` names, with its tensors at hand."""
 
     def __init__(self, name: str, inputs: list[Any], output: Any) -> None:
@@ -119,11 +119,11 @@ class StopAtBirth(Exception):  # noqa: N818 - as above
         self.name, self.inputs, self.output = name, inputs, output
 
 
-class Decided(Exception):  # noqa: N818 - the end of a trace, no fault
+class Decided(Exception):  # noqa: N818 - as above
     """Everything that a replay can find out has been found out."""
 
 
-class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tracer(GuardMode):  # type: ignore[no-untyped-call]
     """While entered, watches every operation of this thread and of the backward passes that it starts.
 
     Args:
@@ -133,32 +133,24 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         stop_at: index of the operation at which to raise ``StopAtBirth``.
 
     Attributes:
-        operations: how many have run.
         decided: set once a bad loss has been seen: what follows cannot change the verdict, and is not traced.
         finished: whether ``Decided`` has been raised.
         anomaly_at: the operation whose derivative PyTorch's anomaly mode would blame: the first to return NaN.
     """
 
     def __init__(self, modules: ModuleStack, memory: Memory, guard: StepGuard, *, stop_at: int | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.operations = 0
+        super().__init__(guard)
         self.decided = self.finished = False
         self.anomaly_at: int | None = None
-        self._modules, self._memory, self._guard, self._stop_at = modules, memory, guard, stop_at
+        self._modules, self._memory, self._stop_at = modules, memory, stop_at
         self._by_node: dict[int, Identity] = {}
         self._made_at: dict[int, int] = {}
         self._last_before = internals.newest_node_number()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
+    def run(self, func: Any, what: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run one operation, and remember it if its result is not finite."""
-        kwargs = kwargs or {}
         if self.decided:
-            return self._run_decided(func, args, kwargs)
-        what = operation(func)
-        self._guard.before(what, args, kwargs)
-        self.operations += 1
+            return self._run_decided(func, what, args, kwargs)
         identity = self._identify(what)
         if what.view:
             return func(*args, **kwargs)
@@ -175,18 +167,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             _stop(identity.op, [read.before for read in reads], result)
         return result
 
-    def _run_decided(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def _run_decided(self, func: Any, what: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Look for nothing but the first NaN of the backward pass, for the sake of anomaly mode's traceback."""
-        what = operation(func)
-        self._guard.before(what, args, kwargs)
         result = func(*args, **kwargs)
         node = internals.current_node()
         if node is not None and not what.view and any(map(holds_nan, tensors_in(result))):
-            number = internals.node_number(node)
-            self.anomaly_at = None if number is None else self._made_at.get(number)
+            self.anomaly_at = self._made_by_forward(node)
             self.finished = True
             raise Decided
         return result
+
+    def _made_by_forward(self, node: Any) -> int | None:
+        """Return the number of the operation whose derivative a node is, None if it was not seen."""
+        number = internals.node_number(node)
+        return None if number is None else self._made_at.get(number)
 
     def record_of(self, tensor: Tensor) -> list[Record | Leaf]:
         """Return who has made the non-finite elements of ``tensor``, an input or result of the step."""
@@ -221,8 +215,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if (of_nan and of_nan.is_birth) or (of_infinity and of_infinity.is_birth) or (found and found.parents):
             self._look_closer(record, call, output)
         if special.nan and call.identity.in_backward and self.anomaly_at is None:
-            number = internals.node_number(internals.current_node())
-            self.anomaly_at = None if number is None else self._made_at.get(number)
+            self.anomaly_at = self._made_by_forward(internals.current_node())
         return record
 
     def _explain(self, call: Call, output: Tensor, special: Special) -> tuple[Explanation | None, Explanation | None]:

@@ -31,9 +31,9 @@ class Counters:
         """The counts that a user wants to hear of at once."""
         return (self.nonfinite, self.skipped, self.incidents)
 
-    def count(self, *, clipped: bool, skipped: bool, nonfinite: bool) -> None:
-        """Add one optimizer step."""
-        self.steps += 1
+    def count(self, *, clipped: bool, skipped: bool, nonfinite: bool, again: bool = False) -> None:
+        """Add one optimizer step; ``again``: it has been counted as a good one, and was spoilt after that."""
+        self.steps += not again
         self.clipped += clipped
         self.skipped += skipped
         self.nonfinite += nonfinite

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from gradwatch.capture.rollback import evaluates_again
-from gradwatch.engine.replay import Failure
+from gradwatch.engine.failure import Failure
 from gradwatch.replica import randomness
 from gradwatch.replica.bundle import Bundle, BundleError
 from gradwatch.replica.step_runner import Moment

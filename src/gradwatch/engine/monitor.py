@@ -228,8 +228,8 @@ class HealthMonitor:
         if pending is not None:
             self._pending[group.index] = pending.clipped_to(gradients.total)
         if not gradients.finite and self._context.clips_by_user_code:
-            self.counters.steps -= 1  # it has been counted as a good one
-            self._respond(self._bad_step(group, gradients)._replace(steps_before=self._steps_in_batch - 1))
+            bad = self._bad_step(group, gradients)._replace(steps_before=self._steps_in_batch - 1)
+            self._respond(bad, again=True)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Finish the record of a log step, now that the weights have moved."""
@@ -393,26 +393,32 @@ class HealthMonitor:
     def _bad_step(self, group: ParameterGroup, gradients: Gradients) -> BadStep:
         return BadStep(group, gradients, self._window, self._position, self._steps_in_batch, self._loss_scale)
 
-    def _respond(self, bad: BadStep) -> bool:
+    def _respond(self, bad: BadStep, *, again: bool = False) -> bool:
         group, gradients = bad.group, bad.gradients
         decision = self._responder.decide(group)
         if decision.drop:  # first of all: whatever fails below, these gradients must not reach the weights
             self._responder.drop(group, gradients, self._window.first_bad().index)
             if group.index in self._rollbacks:
                 self._rollbacks.pop(group.index).undo()
-        self._remember(group, gradients, skipped=decision.drop and not decision.raises)
+        self._remember(group, gradients, skipped=decision.drop and not decision.raises, again=again)
         self._responder.report_step(decision, bad)
         return not decision.drop
 
     # -- writing it down ----------------------------------------------------------------------------------------
 
     def _remember(
-        self, group: ParameterGroup, gradients: Gradients, coefficient: float = 1.0, *, skipped: bool = False
+        self,
+        group: ParameterGroup,
+        gradients: Gradients,
+        coefficient: float = 1.0,
+        *,
+        skipped: bool = False,
+        again: bool = False,
     ) -> None:
-        """Add the step to counters and history, and begin its record on a log step."""
+        """Add the step to counters and history, and begin its record on a log step; ``again``: as a bad one now."""
         nonfinite = not gradients.finite or bool(self._window.bad_losses)
         loss, history = self._losses.take(group.index), self._watched.histories[group.index]
-        self.counters.count(clipped=coefficient < 1.0, skipped=skipped, nonfinite=nonfinite)
+        self.counters.count(clipped=coefficient < 1.0, skipped=skipped, nonfinite=nonfinite, again=again)
         step, epoch, batch_idx, _ = self._position
         lr = tuple(part.get("lr") for part in group.optimizer.param_groups)
         row = StepRow(step, epoch, batch_idx, loss, gradients.total, coefficient, spread(group, gradients), lr)

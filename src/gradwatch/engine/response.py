@@ -13,10 +13,11 @@ from gradwatch.capture.scaling import leave_to_scaler
 from gradwatch.diagnosis.dynamics import growth
 from gradwatch.diagnosis.evidence import Evidence
 from gradwatch.engine.evidence_gathering import evidence_of_batch, evidence_of_state, evidence_of_step
+from gradwatch.engine.failure import Failure
 from gradwatch.engine.incident_bundle import bundle_of
 from gradwatch.engine.incidents import build_incident
 from gradwatch.engine.policy import Decision, decide, decide_on_state
-from gradwatch.engine.replay import Failure, Replayer
+from gradwatch.engine.replay import Replayer
 from gradwatch.engine.reporter import MAX_INCIDENTS
 from gradwatch.errors import NonFiniteError
 from gradwatch.replica.step_runner import Moment

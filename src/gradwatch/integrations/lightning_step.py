@@ -14,7 +14,9 @@ from gradwatch.capture.rollback import evaluates_again
 from gradwatch.integrations.loop_clipping import clips_by_itself
 from gradwatch.integrations.stand_ins import OptimizerStandIn, SchedulerStandIn, StrategyStandIn, TrainerStandIn
 from gradwatch.integrations.trainer_internals import needing_gradients, untoggle
+from gradwatch.replica.once import do_nothing
 from gradwatch.replica.step_runner import import_path
+from gradwatch.replica.tensors import parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -100,7 +102,7 @@ class _Run:
         strategy = StrategyStandIn(self._trainer.real.strategy, answers)
         vars(self._trainer).update(held, strategy=strategy, lr_scheduler_configs=configs)
         for name in ("log", "log_dict", "print"):
-            setattr(module, name, _nothing)
+            setattr(module, name, do_nothing)
         stand_ins = [OptimizerStandIn(o, module, self._stepper(i, o)) for i, o in enumerate(self._optimizers)]
         schedulers = [config.scheduler for config in configs]
         module.optimizers = lambda use_pl_optimizer=True: _as_lightning_returns(stand_ins)  # noqa: ARG005
@@ -170,10 +172,9 @@ class _Run:
     @torch.no_grad()
     def _unscale(self, optimizer: Optimizer) -> None:
         if self._loss_scale != 1.0:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        parameter.grad.div_(self._loss_scale)
+            for parameter in parameters_of(optimizer):
+                if parameter.grad is not None:
+                    parameter.grad.div_(self._loss_scale)
 
 
 def _takes_index(step: Any) -> bool:
@@ -191,7 +192,3 @@ def _file_of(cls: type) -> str | None:
 
 def _as_lightning_returns(items: list[Any]) -> Any:
     return items[0] if len(items) == 1 else items
-
-
-def _nothing(*_args: Any, **_kwargs: Any) -> None:
-    return None

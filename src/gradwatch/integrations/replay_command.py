@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from gradwatch.diagnosis.trace import Identity
     from gradwatch.diagnosis.verdict import Traced
-    from gradwatch.engine.replay import Failure
+    from gradwatch.engine.failure import Failure
     from gradwatch.records import Incident, Origin
     from gradwatch.tracing.source import Place
 

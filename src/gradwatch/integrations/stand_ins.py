@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gradwatch.integrations.trainer_internals import callback_metrics
+from gradwatch.replica.once import do_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ class TrainerStandIn:
         if name.startswith("__") or "real" not in vars(self):  # copy and pickle ask before there is anything
             raise AttributeError(name)
         if name in _WITHOUT_EFFECT:
-            return _nothing
+            return do_nothing
         if name == "callback_metrics":  # the property computes metrics, and so would freeze their values
             return dict(callback_metrics(self.real))
         if name in {"logged_metrics", "progress_bar_metrics"}:
@@ -92,7 +93,3 @@ class SchedulerStandIn:
 
     def step(self, *_arguments: Any) -> None:
         """The real schedule goes on as if this step had run once."""
-
-
-def _nothing(*_args: Any, **_kwargs: Any) -> None:
-    return None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +10,6 @@ from torch import Tensor
 from gradwatch.replica.deepcopy import Copier
 from gradwatch.replica.tensors import clone_together, tensors_in
 from gradwatch.replica.torch_handlers import adopt, batch_handlers
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 def copy_batch(batch: Any, *, to: torch.device | None = None) -> Any:
@@ -63,7 +59,6 @@ class BatchKeeper:
         self._batches = 0
         self._versions: list[tuple[Tensor, int]] = []
         self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        self._written: list[weakref.ref[Tensor]] = []
 
     def keep(self, batch: Any) -> Any:
         """Return what to keep of ``batch``, before the step sees it."""
@@ -77,29 +72,22 @@ class BatchKeeper:
         objects: list[Any] = []
         kept = self._rebuilt(batch, objects)
         if objects and self._batches & (self._batches - 1) == 0:
-            self._remember(tensors_in(objects))
+            self._versions += [(tensor, _version(tensor)) for tensor in tensors_in(objects)]
             self._attributes = [(vars(item), dict(vars(item))) for item in objects if hasattr(item, "__dict__")]
         # Nobody knows yet whether the step writes into the first.
         return copy_batch(batch) if self._batches == 1 else kept
 
     def check(self) -> None:
         """After the step: find out whether it has written into its batch."""
-        written = self._changed()
+        written = any(_version(tensor) != version for tensor, version in self._versions)
         if written or any(now != before for now, before in map(_identities, self._attributes)):
             self.copies = True
-            self._written = [weakref.ref(tensor) for tensor in written]
         self._versions, self._attributes = [], []
-
-    def written_to(self, kept: Any) -> bool:
-        """Whether a tensor of ``kept`` has been changed in place since; then a replay does not start from the same."""
-        written = {id(tensor) for tensor in self._changed()}
-        written |= {id(tensor) for reference in self._written if (tensor := reference()) is not None}
-        return bool(written) and any(id(tensor) in written for tensor in tensors_in(kept))
 
     def _rebuilt(self, value: Any, objects: list[Any]) -> Any:
         kind = type(value)
         if kind is Tensor:
-            self._versions.append((value, 0 if value.is_inference() else value._version))  # noqa: SLF001 - no public one
+            self._versions.append((value, _version(value)))
             return value
         if kind is dict:
             return {key: self._rebuilt(item, objects) for key, item in value.items()}
@@ -110,12 +98,6 @@ class BatchKeeper:
         if kind not in _IMMUTABLE:
             objects.append(value)
         return value
-
-    def _remember(self, tensors: Iterable[Tensor]) -> None:
-        self._versions += [(tensor, _version(tensor)) for tensor in tensors]
-
-    def _changed(self) -> list[Tensor]:
-        return [tensor for tensor, version in self._versions if _version(tensor) != version]
 
 
 _IMMUTABLE = frozenset({int, float, bool, str, bytes, type(None)})

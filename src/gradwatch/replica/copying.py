@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gradwatch.replica.deepcopy import Copier
-from gradwatch.replica.tensors import clone_together, tensors_in
+from gradwatch.replica.tensors import clone_together, held_tensors, weights_of
 from gradwatch.replica.torch_handlers import adopt, module_handlers, unwrapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from torch.optim import Optimizer
 
@@ -65,7 +65,7 @@ def side_copy(
     copier = Copier(dict(replaced), module_handlers(with_optimizer_state=with_optimizer_state))
     # Outside of inference mode: what is made within it can never take part in a backward pass.
     with torch.inference_mode(False), torch.no_grad():
-        parameters = _parameters(module, optimizers)
+        parameters = weights_of(module, optimizers)
         originals = _copy_tensors(copier, parameters, module, share_weights=share_weights)
         copied = copier.copy(module)
         copied_optimizers = [copier.copy(optimizer) for optimizer in optimizers]
@@ -79,18 +79,13 @@ def side_copy(
     return SideCopy(copied, copied_optimizers, pairs)
 
 
-def _parameters(module: nn.Module, optimizers: Iterable[Optimizer]) -> list[Tensor]:
-    groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
-    return list(dict.fromkeys([*module.parameters(), *(parameter for group in groups for parameter in group)]))
-
-
 def _copy_tensors(copier: Copier, parameters: list[Tensor], module: nn.Module, *, share_weights: bool) -> list[Tensor]:
     """Copy first all tensors that the module holds, together, so that those which share memory still do.
 
     Returns the originals.
     """
     known = set(parameters)
-    others = [tensor for tensor in dict.fromkeys(_held(module)) if tensor not in known and not is_lazy(tensor)]
+    others = [tensor for tensor in dict.fromkeys(held_tensors(module)) if tensor not in known and not is_lazy(tensor)]
     weights = [parameter for parameter in parameters if not is_lazy(parameter)]
     if share_weights:
         # As `detach`, but writes do not count for the original: a graph in flight would refuse its backward pass.
@@ -101,14 +96,6 @@ def _copy_tensors(copier: Copier, parameters: list[Tensor], module: nn.Module, *
         if id(tensor) not in copier.memo:
             adopt(copier, tensor, data)
     return [*weights, *others]
-
-
-def _held(module: nn.Module) -> Iterator[Tensor]:
-    """Yield buffers and the tensors in attributes, lists and dictionaries of ``module`` and its submodules."""
-    for owner in module.modules():
-        for attribute in list(vars(owner).values()):
-            if isinstance(attribute, (Tensor, list, tuple, dict)):
-                yield from tensors_in(attribute, objects=False)
 
 
 def _matched_by_name(module: nn.Module, copied: nn.Module) -> dict[Tensor, Tensor]:

@@ -96,10 +96,20 @@ class StepGuard:
 
 
 class GuardMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Shows a guard every operation, and traces nothing."""
+    """While entered, shows a guard every operation before it runs.
+
+    What else is done about an operation stands in the ``run`` of a subclass: torch lets nothing but subclasses see it.
+
+    Args:
+        guard: may prevent an operation by raising.
+
+    Attributes:
+        operations: how many have run or are running.
+    """
 
     def __init__(self, guard: StepGuard) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.operations = 0
         self._guard = guard
 
     def __torch_dispatch__(
@@ -107,5 +117,11 @@ class GuardMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run one operation."""
         kwargs = kwargs or {}
-        self._guard.before(operation(func), args, kwargs)
+        what = operation(func)
+        self._guard.before(what, args, kwargs)
+        self.operations += 1
+        return self.run(func, what, args, kwargs)
+
+    def run(self, func: Any, what: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:  # noqa: ARG002
+        """Run one operation that the guard has let pass."""
         return func(*args, **kwargs)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from gradwatch.replica.tensors import tensors_in
+from gradwatch.replica.tensors import held_tensors, tensors_in, weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -33,11 +33,9 @@ def bytes_needed(
     Activations are not in it: nobody knows them before the step has run.
     """
     optimizers = list(optimizers)
-    groups = [group["params"] for optimizer in optimizers for group in optimizer.param_groups]
-    weights = _unique([*module.parameters(), *(parameter for group in groups for parameter in group)])
+    weights = _unique(weights_of(module, optimizers))
     seen = set(map(id, weights))
-    held = [tensor for owner in module.modules() for tensor in tensors_in(_containers(owner), objects=False)]
-    copied = [tensor for tensor in _unique(held) if id(tensor) not in seen]
+    copied = [tensor for tensor in _unique(held_tensors(module)) if id(tensor) not in seen]
     copied += [] if share_weights else weights
     if with_optimizer_state:
         states = [dict(optimizer.state) for optimizer in optimizers]
@@ -47,10 +45,6 @@ def bytes_needed(
     for tensor in [*copied, *gradients]:
         needed[tensor.device] = needed.get(tensor.device, 0) + _size(tensor)
     return needed
-
-
-def _containers(owner: nn.Module) -> list[Any]:
-    return [value for value in list(vars(owner).values()) if isinstance(value, (Tensor, list, tuple, dict))]
 
 
 def _unique(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -33,12 +33,12 @@ class ReadOnce:
         if name.startswith("_"):  # copy and pickle ask for what is not there
             raise AttributeError(name)
         if name in {"write", "writelines", "flush", "close"}:
-            return _nothing
+            return do_nothing
         return self._refuse()
 
     def _refuse(self) -> NoReturn:
         raise CannotRepeatError(f"the step reads from a {self._kind} that the module holds, which cannot be rewound")
 
 
-def _nothing(*_args: Any, **_kwargs: Any) -> None:
-    return None
+def do_nothing(*_args: Any, **_kwargs: Any) -> None:
+    """Stand in for a function whose effects belong to the training run."""

@@ -1,4 +1,4 @@
-"""Tensors in nested objects, and copies of them that share memory as the originals do."""
+"""Tensors in nested objects, modules and optimizers, and copies of them that share memory as the originals do."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from torch.optim import Optimizer
 
 MAX_OBJECTS = 100_000
 MAX_ITEMS = 10_000
@@ -38,6 +40,24 @@ def tensors_in(value: object, *, objects: bool = True) -> Iterator[Tensor]:
                 opened[id(item)] = item
                 below += _children(item, objects=objects)
         level = below
+
+
+def parameters_of(*optimizers: Optimizer) -> list[nn.Parameter]:
+    """Return the parameters that optimizers step, group by group."""
+    return [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def weights_of(module: nn.Module, optimizers: Iterable[Optimizer]) -> list[Tensor]:
+    """Return the parameters of a module and of the optimizers that step it, once each."""
+    return list(dict.fromkeys([*module.parameters(), *parameters_of(*optimizers)]))
+
+
+def held_tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Yield buffers and the tensors in attributes, lists and dictionaries of ``module`` and its submodules."""
+    for owner in module.modules():
+        for attribute in list(vars(owner).values()):
+            if isinstance(attribute, (Tensor, list, tuple, dict)):
+                yield from tensors_in(attribute, objects=False)
 
 
 def _children(value: Any, *, objects: bool) -> list[Any]:
