@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradwatch.capture.gradients import Gradients, read_gradients, total_on_device, without_underflow
+from gradwatch.capture.gradients import SHORT, Gradients, read_gradients, total_on_device, without_underflow
 from gradwatch.capture.parameters import ParameterGroup, group_parameters
 
 
@@ -38,6 +38,14 @@ def test_norms_and_total_are_those_of_float64() -> None:
     assert read.norms.dtype == np.float64
     assert (read.finite, read.huge, read.counts) == (True, False, None)
     assert read.positions.tolist() == [0, 1, 2]
+
+
+def test_many_gradients_have_the_total_of_few() -> None:
+    gradients = [full(float(i), size=i) for i in range(1, SHORT + 9)]
+    read = read_gradients(group_with(*gradients))
+    assert read.total == pytest.approx(math.sqrt(sum(i**3 for i in range(1, SHORT + 9))), rel=1e-6, abs=0)
+    few = read_gradients(group_with(*gradients[:5]))
+    assert few.total == pytest.approx(math.sqrt(sum(i**3 for i in range(1, 6))), rel=1e-6, abs=0)
 
 
 def test_parameters_without_gradient_are_left_out() -> None:

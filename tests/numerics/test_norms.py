@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradwatch.numerics import UNDERFLOW, exact_l2_norms, l2_norms, total_norm
+from gradwatch.numerics import UNDERFLOW, exact_l2_norms, few_l2_norms, l2_norms, total_norm
 from gradwatch.numerics.norms import _device_norms
 from gradwatch.numerics.rows import FEW
 from gradwatch.numerics.views import PIECE, real_values
@@ -39,6 +39,38 @@ def _norms(tensors: list[torch.Tensor]) -> list[float]:
 
 
 # --- l2_norms ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [*NONFINITE, 1e30, 1e-30])
+def test_a_few_tensors_have_the_same_norms_one_by_one(value: float) -> None:
+    special = torch.full((3, 3), value)
+    tensors = [torch.randn(300, 100), torch.randn(7), special, torch.randn(20, 30).t(), torch.zeros(0), torch.ones(())]
+    few = few_l2_norms(tensors)
+    assert few is not None
+    assert [norm.dtype for norm in few] == [torch.float32] * len(tensors)
+    assert same_bits(torch.stack(few).double(), l2_norms(tensors))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        torch.ones(2, dtype=torch.float16),
+        torch.ones(2, dtype=torch.complex64),
+        torch.ones(2).to_sparse(),
+        torch.ones(2, requires_grad=True),  # a gradient of create_graph: its norm would be part of the graph
+        torch.ones(2, device="meta"),
+    ],
+    ids=["half", "complex", "sparse", "graph", "other device"],
+)
+def test_one_by_one_is_for_plain_tensors_on_the_host(other: torch.Tensor) -> None:
+    assert few_l2_norms([torch.ones(2)]) is not None
+    assert few_l2_norms([torch.ones(2), other]) is None
+
+
+def test_one_by_one_is_for_a_few_tensors() -> None:
+    assert few_l2_norms([]) is None
+    assert few_l2_norms(MANY) is not None
+    assert few_l2_norms([*MANY, torch.ones(2)]) is None
 
 
 @PROPERTY

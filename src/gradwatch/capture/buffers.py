@@ -123,8 +123,8 @@ class BufferGuard:
         for slot, source, copy in zip(old.slots, old.sources, old.copies, strict=True):
             if slot.module._buffers.get(slot.key) is not source or source.shape != copy.shape:  # noqa: SLF001
                 return False
-        with torch.no_grad():
-            if old.sources:
+        if old.sources:
+            with torch.no_grad():
                 torch._foreach_copy_(old.copies, old.sources)
         return True
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,7 +39,7 @@ def layer_of(parameter_name: str, granularity: str) -> str:
 class ParameterGroup:
     """The parameters that one optimizer steps, in the module's order, with their layers.
 
-    ``layer_index`` maps the parameters (axis 0) to positions in ``layers``.
+    ``positions`` are 0 to n - 1; ``layer_index`` maps them, the parameters (axis 0), to positions in ``layers``.
     """
 
     index: int
@@ -48,10 +48,17 @@ class ParameterGroup:
     parameters: list[nn.Parameter]
     layers: list[str]
     layer_index: np.ndarray
+    positions: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.positions = np.arange(len(self.parameters))
 
     def outdated(self) -> bool:
         """Whether the optimizer has since been given other parameters (fine-tuning callbacks add groups)."""
-        return sum(len(group["params"]) for group in self.optimizer.param_groups) != len(self.parameters)
+        count = 0
+        for group in self.optimizer.param_groups:  # at every step, where a generator expression costs more
+            count += len(group["params"])
+        return count != len(self.parameters)
 
     def layer_norms(self, norms: np.ndarray) -> np.ndarray:
         """Join per-parameter L2 norms (shape [n]) into per-layer ones: sqrt of the sum of squares.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 def evaluates_again(optimizer: Optimizer) -> bool:
     """Whether one ``step`` of the optimizer calls its closure several times."""
-    return any("LBFGS" in base.__name__ for base in type(optimizer).__mro__)
+    kind: Any = type(optimizer)  # without its type, which mypy takes for unhashable
+    return _is_lbfgs(kind)
+
+
+@cache
+def _is_lbfgs(kind: type) -> bool:
+    return any("LBFGS" in base.__name__ for base in kind.__mro__)
 
 
 class Rollback:

@@ -99,8 +99,12 @@ class GradientChecks:
         self._checks = 0
         self.worst_error: float | None = None
 
+    def due(self, step: int) -> bool:
+        """Whether to look at the batch of step number ``step`` (from 1), which has just been trained on."""
+        return self._lints or self._schedule.due(step, time.perf_counter())
+
     def after_batch(self, micro_batch: MicroBatch[Position], step: int, header: dict[str, Any], log_step: int) -> None:
-        """Check the batch that has just been trained on, if a check is due after step number ``step``.
+        """Lint the graph of the first batch, and check the gradients of one that is due.
 
         Raises:
             GradientMismatchError: a gradient is wrong, under ``on_gradient_mismatch="raise"``.

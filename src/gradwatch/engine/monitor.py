@@ -196,7 +196,7 @@ class HealthMonitor:
         Raises:
             NonFiniteError: under ``on_nonfinite="raise"``, or after ``max_skips`` skips in a row.
         """
-        if step is not None:
+        if step is not None and step != self._position.step:
             self._position = self._position._replace(step=step)
         verdict = FINE
         try:
@@ -233,6 +233,8 @@ class HealthMonitor:
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Finish the record of a log step, now that the weights have moved."""
+        if not (self._pending or self._rollbacks):
+            return  # nearly always
         index = self._watched.group_of(optimizer).index
         self._rollbacks.pop(index, None)
         if index in self._pending:
@@ -254,11 +256,11 @@ class HealthMonitor:
             if self._scan_due or self.is_log_step:
                 self._scan_due = False
                 self.scan()
-            if self._stepped_well:
-                self._checks.after_batch(
-                    self._window.micro_batches[-1], self.counters.steps, self._header(), self._position.log_step
-                )
-        self._position = self._position._replace(batch_idx=None)
+            if self._stepped_well and self._checks.due(self.counters.steps):
+                batch, log_step = self._window.micro_batches[-1], self._position.log_step
+                self._checks.after_batch(batch, self.counters.steps, self._header(), log_step)
+        step, epoch, _, log_step = self._position
+        self._position = Position(step, epoch, None, log_step)
 
     def scan(self, *, together: bool = True) -> None:
         """Look at weights, buffers and optimizer state for values that have become non-finite.
@@ -420,7 +422,7 @@ class HealthMonitor:
         loss, history = self._losses.take(group.index), self._watched.histories[group.index]
         self.counters.count(clipped=coefficient < 1.0, skipped=skipped, nonfinite=nonfinite, again=again)
         step, epoch, batch_idx, _ = self._position
-        lr = tuple(part.get("lr") for part in group.optimizer.param_groups)
+        lr = tuple([part.get("lr") for part in group.optimizer.param_groups])
         row = StepRow(step, epoch, batch_idx, loss, gradients.total, coefficient, spread(group, gradients), lr)
         history.add(row, skipped=skipped, nonfinite=nonfinite)
         if self.is_log_step:

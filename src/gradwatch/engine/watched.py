@@ -53,11 +53,13 @@ class Watched:
 
     def group_of(self, optimizer: Optimizer) -> ParameterGroup:
         """Return the optimizer's group; a new optimizer, or new parameters in a known one, join the table."""
-        group = next((group for group in self.groups if group.optimizer is optimizer), None)
-        if group is None:
+        for group in self.groups:
+            if group.optimizer is optimizer:
+                if not group.outdated():
+                    return group
+                break
+        else:
             self.optimizers.append(optimizer)
-        elif not group.outdated():
-            return group
         known = self.scanner
         self.regroup()
         self.scanner.remember(known)

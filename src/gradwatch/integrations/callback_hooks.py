@@ -200,7 +200,8 @@ class MonitorHooks:
         if not self._engine.active:
             return
         self._engine.end_batch()
-        checkpoint_due = any(trainer.global_step % period == 0 for period in self._checkpoint_periods)
+        periods = self._checkpoint_periods
+        checkpoint_due = bool(periods) and any(trainer.global_step % period == 0 for period in periods)
         if checkpoint_due:
             self._engine.scan()
         if checkpoint_due or self._engine.is_log_step or self._engine.has_news():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from gradwatch.numerics.clipping import clip_coefficient, scale_
 from gradwatch.numerics.finiteness import Summary, nonfinite_counts, summarize
 from gradwatch.numerics.gradients import agreement, inner_product, random_direction, root_mean_square
-from gradwatch.numerics.norms import UNDERFLOW, exact_l2_norms, l2_norms, total_norm
+from gradwatch.numerics.norms import UNDERFLOW, exact_l2_norms, few_l2_norms, l2_norms, total_norm
 
 __all__ = [
     "UNDERFLOW",
@@ -17,6 +17,7 @@ __all__ = [
     "agreement",
     "clip_coefficient",
     "exact_l2_norms",
+    "few_l2_norms",
     "inner_product",
     "l2_norms",
     "nonfinite_counts",

@@ -60,18 +60,22 @@ def row_based_norms(tensors: Sequence[Tensor]) -> Tensor:
     return _add_up(rows).index_select(0, _index(places))
 
 
-def norms_one_by_one(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the same as `row_based_norms` for a few float32 tensors, at least one.
+def norms_one_by_one(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return the same as `row_based_norms` for a few float32 tensors, each as a 0-dim float32 tensor.
 
     A tensor of up to `SMALL` elements needs no rows: eight accumulators, one for each lane of a vector register, lose
     at most 8e-6 of it. Strided elements share a single one, which loses up to 5e-5: they are copied first.
     """
-    return torch.stack([_norm(tensor) for tensor in tensors]).double()
+    small = [tensor.contiguous() for tensor in tensors if tensor.numel() <= SMALL]
+    # One call for the same kernels: half the time of calling each from Python.
+    norms = list(torch._foreach_norm(small)) if small else []  # noqa: SLF001
+    if len(small) < len(tensors):
+        left = iter(norms)
+        norms = [next(left) if tensor.numel() <= SMALL else _large_norm(tensor) for tensor in tensors]
+    return norms
 
 
-def _norm(tensor: Tensor) -> Tensor:
-    if tensor.numel() <= SMALL:
-        return vector_norm(tensor.contiguous())  # type: ignore[no-any-return]
+def _large_norm(tensor: Tensor) -> Tensor:
     rows = _large_rows(tensor)
     whole = vector_norm(rows[0] if len(rows) == 1 else torch.cat(rows), dtype=torch.float64)
     return whole.float()  # type: ignore[no-any-return]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +15,12 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-_NONE: Mapping[str, torch.Generator] = MappingProxyType({})
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
 _MPS = torch.backends.mps.is_available()
 _CPU = torch.default_generator
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RandomState:
+class RandomState(NamedTuple):
     """States of torch (uint8 tensors), numpy's global generator, Python's ``random`` and further generators.
 
     ``devices`` has the accelerators that were in use, as ``"cuda:0"``; ``numpy`` and ``python`` are None where they
@@ -31,19 +29,19 @@ class RandomState:
     """
 
     cpu: Tensor
-    devices: dict[str, Tensor] = field(default_factory=dict)
+    devices: Mapping[str, Tensor] = _EMPTY
     numpy: dict[str, Any] | None = None
     python: tuple[Any, ...] | None = None
-    generators: dict[str, Tensor] = field(default_factory=dict)
-    sources: Mapping[str, torch.Generator] = field(default_factory=dict)
+    generators: Mapping[str, Tensor] = _EMPTY
+    sources: Mapping[str, torch.Generator] = _EMPTY
 
 
-def capture(generators: Mapping[str, torch.Generator] = _NONE) -> RandomState:
+def capture(generators: Mapping[str, torch.Generator] = _EMPTY) -> RandomState:
     """Return the states of everything random in this process, and of ``generators``."""
     return _capture(generators, with_numpy=True, with_python=True)
 
 
-def restore(state: RandomState, generators: Mapping[str, torch.Generator] = _NONE) -> None:
+def restore(state: RandomState, generators: Mapping[str, torch.Generator] = _EMPTY) -> None:
     """Set the generators back to ``state``; what was not captured is left alone.
 
     Args:
@@ -66,7 +64,7 @@ def restore(state: RandomState, generators: Mapping[str, torch.Generator] = _NON
 
 
 @contextmanager
-def preserved(generators: Mapping[str, torch.Generator] = _NONE) -> Iterator[RandomState]:
+def preserved(generators: Mapping[str, torch.Generator] = _EMPTY) -> Iterator[RandomState]:
     """Set everything random back on exit, after an error too."""
     state = capture(generators)
     try:
@@ -136,12 +134,13 @@ class RandomTracker:
 
 
 def _capture(generators: Mapping[str, torch.Generator], *, with_numpy: bool, with_python: bool) -> RandomState:
+    devices = _device_generators()
     return RandomState(
         _CPU.get_state(),
-        {name: generator.get_state() for name, generator in _device_generators()},
+        {name: generator.get_state() for name, generator in devices} if devices else _EMPTY,
         _numpy_state() if with_numpy else None,
         random.getstate() if with_python else None,
-        {name: generator.get_state() for name, generator in generators.items()} if generators else {},
+        {name: generator.get_state() for name, generator in generators.items()} if generators else _EMPTY,
         generators,
     )
 
