@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from gradwatch.diagnosis import memory as memory_module
 from gradwatch.diagnosis.memory import (
     FINITE,
     Leaf,
@@ -141,6 +141,11 @@ def test_a_mask_is_minus_infinity_and_one_other_number(values: list[float], *, m
     assert looks_deliberate(torch.tensor(values)) == deliberate
 
 
+def test_a_mask_of_eight_bits_is_one() -> None:
+    assert is_mask(torch.tensor([0.0, -INF]).to(torch.float8_e5m2))
+    assert not is_mask(torch.tensor([0.0, 1.0, -INF]).to(torch.float8_e5m2))
+
+
 def test_complex_numbers_are_no_mask() -> None:
     assert not is_mask(torch.tensor([0.0, -INF], dtype=torch.complex64))
 
@@ -214,19 +219,31 @@ def test_a_storage_that_is_gone_leaves_no_blame_to_the_next_at_its_place() -> No
     assert used_twice, "no memory has been used twice: the test shows nothing"
 
 
-def test_entries_of_storages_that_are_gone_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_module, "PRUNE_AT", 8)
+def test_an_entry_ends_with_its_storage_and_not_before() -> None:
     memory = Memory({})
-    kept = [torch.ones(1) for _ in range(3)]
-    for tensor in kept:
-        write(memory, tensor, None)
-    held = [torch.ones(1) for _ in range(4)]
-    for tensor in held:
-        write(memory, tensor, None)
-    del held, tensor
-    write(memory, last := torch.ones(1), None)
-    assert len(memory._entries) <= 4
-    assert read(memory, last).made_by == read(memory, kept[0]).made_by == "op"
+    tensors = [torch.full((2,), NAN) for _ in range(4)]
+    for tensor in tensors:
+        write(memory, tensor, record())
+    graph = (tensors.pop().requires_grad_() * torch.ones(2, requires_grad=True)).sum()  # holds the fourth
+    view = tensors[0][1:]
+    del tensors[0], tensor
+    assert len(memory._entries) == 4
+    tensors.clear()
+    assert len(memory._entries) == 2
+    assert read(memory, view).writers == [next(iter(memory._entries.values())).bad[0].writer]
+    del view
+    assert len(memory._entries) == 1
+    del graph
+    assert not memory._entries
+
+
+def test_a_memory_that_is_gone_is_not_told_of_storages() -> None:
+    memory, x = Memory({}), torch.ones(2)
+    write(memory, x, None)
+    gone = weakref.ref(memory)
+    del memory
+    assert gone() is None  # at once: no cycle holds it
+    del x
 
 
 def test_the_values_from_before_are_kept_for_an_operation_that_overwrites() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from gradwatch.diagnosis import responsibility
 from gradwatch.diagnosis.memory import Leaf, Read, special_of
-from gradwatch.diagnosis.responsibility import Literals, explain_infinity, explain_nan
+from gradwatch.diagnosis.responsibility import HEAD, Literals, explain_infinity, explain_nan
 from gradwatch.diagnosis.summary import summary_of
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def test_what_carries_every_nan_on_is_not_asked_for_places() -> None:
     """As arithmetic does: a NaN that went in has come out."""
     nan = given(NAN, 1.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(responsibility, "_coincides", None)
+        patch.setattr(responsibility, "_coincide", None)
         assert why_nan([NAN, 1.0], nan, pointwise=True, selects=False).causes == nan.writers
 
 
@@ -153,6 +153,19 @@ def test_in_a_pointwise_operation_infinities_are_looked_for_where_the_infinities
     assert why_infinite([NAN, INF], elsewhere, pointwise=True).is_birth
     assert why_infinite([INF, NAN], elsewhere, pointwise=True).causes == elsewhere.writers
     assert why_nan([NAN, INF], elsewhere, pointwise=True).causes == elsewhere.writers
+
+
+@pytest.mark.parametrize("place", [1, HEAD + 5])
+def test_in_large_tensors_every_place_counts(place: int) -> None:
+    """Where much is bad the first elements would do; what stands behind them counts all the same."""
+    output, here, elsewhere = [1.0] * (HEAD + 9), [1.0] * (HEAD + 9), [1.0] * (HEAD + 9)
+    output[place] = NAN
+    here[place] = elsewhere[0] = elsewhere[HEAD + 1] = INF
+    good, bad = given(*elsewhere), given(*here)
+    assert why_nan(output, good, bad, pointwise=True).causes == bad.writers
+    assert why_nan(output, good, pointwise=True).is_birth
+    strided = bad._replace(before=torch.stack([bad.before, bad.before], dim=1)[:, 0])
+    assert why_nan(output, strided, pointwise=True).causes == bad.writers
 
 
 def test_places_are_compared_after_broadcasting() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -105,14 +106,30 @@ def test_a_tensor_without_a_storage_has_no_key() -> None:
     assert internals.storage_key(Opaque()) is None  # type: ignore[arg-type]
 
 
-def test_a_storage_is_alive_as_long_as_one_of_its_tensors() -> None:
+def test_a_storage_is_one_object_as_long_as_it_lives() -> None:
     x = torch.ones(3)
     view = x[1:]
-    alive = internals.StorageAlive(x)
+    reference = weakref.ref(internals.storage_of(x))
     del x
-    assert alive()
+    assert reference() is internals.storage_of(view)
     del view
-    assert not alive()
+    assert reference() is None
+
+
+def test_a_storage_that_only_a_graph_holds_is_still_the_same_object() -> None:
+    x = torch.ones(3, requires_grad=True)
+    made = x * 2.0
+    told: list[object] = []
+    reference = weakref.ref(internals.storage_of(made), told.append)
+    key, loss = internals.storage_key(made), made.square().sum()
+    node: Any = loss.grad_fn.next_functions[0][0]  # type: ignore[union-attr]
+    del made
+    assert not told
+    assert reference() is internals.storage_of(node._saved_self)
+    assert internals.storage_key(node._saved_self) == key
+    del node
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert told
 
 
 # -- a PyTorch that has changed --------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ KIND = source._kind
     ("filename", "kind"),
     [
         (str(Path(torch.__file__).parent / "nn" / "functional.py"), "machinery"),
-        (str(OWN / "engine" / "replay.py"), "machinery"),
+        (str(OWN / "engine" / "replay.py"), "starter"),
         (str(OWN / "diagnosis" / "trace.py"), "machinery"),
         (str(OWN / "demo" / "text.py"), "user"),
         (str(Path(json.__file__)), "machinery"),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import cmath
+import math
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from weakref import KeyedRef
 
 import torch
 
 from gradwatch.diagnosis.responsibility import Explanation
-from gradwatch.diagnosis.summary import bad_rows, first_bad_index, summary_of
+from gradwatch.diagnosis.summary import any_true, bad_rows, first_bad_index, summary_of
 from gradwatch.numerics import nonfinite_counts
-from gradwatch.tracing.autograd_internals import StorageAlive, dense, storage_key
+from gradwatch.tracing.autograd_internals import dense, storage_key, storage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -22,7 +25,6 @@ if TYPE_CHECKING:
     from gradwatch.records import TensorSummary
 
 LeafKind = Literal["parameter", "buffer", "batch", "unknown"]
-PRUNE_AT = 50_000
 
 
 class Special(NamedTuple):
@@ -68,7 +70,10 @@ class Read(NamedTuple):
     @property
     def is_number(self) -> bool:
         """Whether this is a plain number that the user has written, which PyTorch has wrapped into a tensor."""
-        return any(isinstance(w, Leaf) and w.kind == "unknown" and not w.summary.shape for w in self.writers)
+        for writer in self.writers:  # asked for every input: a generator would cost more
+            if isinstance(writer, Leaf) and writer.kind == "unknown" and not writer.summary.shape:
+                return True
+        return False
 
 
 class _Written(NamedTuple):
@@ -79,7 +84,7 @@ class _Written(NamedTuple):
 
 @dataclass(slots=True)
 class _Entry:
-    alive: StorageAlive
+    storage: KeyedRef[int, torch.UntypedStorage]  # not the storage itself: a step must not need more memory
     made_by: str = ""
     from_weights: bool = False
     bad: list[_Written] = field(default_factory=list)
@@ -89,6 +94,8 @@ class _Entry:
 
 class Memory:
     """Entries of storages; a storage never seen before existed before the step.
+
+    An entry ends with its storage, whose place may be given to another.
 
     Args:
         known: tensors from before the step by kind and name.
@@ -106,6 +113,7 @@ class Memory:
             if key is not None:
                 self._known.setdefault(key, (kind, name, tensor))
         self._entries: dict[int, _Entry] = {}
+        self._forget = _forgetter(self)
         self.bad_weights: list[Leaf] = []
 
     def read(self, tensors: Iterable[Tensor], *, keep: bool = False) -> list[Read]:
@@ -125,26 +133,30 @@ class Memory:
 
         ``special``: what the tensor holds now, where somebody has looked.
         """
-        key = storage_key(tensor)
-        if key is None:
+        storage = storage_of(tensor)
+        if storage is None:
             return
-        entry = self._entries.get(key)
-        if entry is None or not entry.alive():
-            entry = self._entries[key] = _Entry(StorageAlive(tensor))
-            self._prune()
+        entry = self._entries.get(id(storage))
+        if entry is None:
+            entry = self._enter(storage)
         entry.made_by, entry.from_weights, entry.reserved_by = made_by, entry.from_weights or from_weights, None
-        entry.looked = {} if special is None else {_part(tensor): special}
         if entry.bad or writer is not None:
             begin, end = span(tensor)
             entry.bad = [old for old in entry.bad if old.begin < begin or old.end > end]
             entry.bad += [] if writer is None else [_Written(begin, end, writer)]
+            entry.looked = {} if special is None else {_part(tensor): special}
 
     def reserve(self, tensors: Sequence[Tensor], record: Record) -> None:
         """Note memory that nothing has been written to yet."""
         for tensor in tensors:
-            key = storage_key(tensor)
-            if key is not None:
-                self._entries[key] = _Entry(StorageAlive(tensor), record.identity.op, reserved_by=record)
+            storage = storage_of(tensor)
+            if storage is not None:
+                entry = self._enter(storage)
+                entry.made_by, entry.reserved_by = record.identity.op, record
+
+    def _enter(self, storage: torch.UntypedStorage) -> _Entry:
+        entry = self._entries[id(storage)] = _Entry(KeyedRef(storage, self._forget, id(storage)))
+        return entry
 
     def _read(self, tensor: Tensor, *, keep: bool) -> Read:
         if _has_no_memory(tensor):
@@ -152,12 +164,12 @@ class Memory:
         before = tensor.detach().clone() if keep else tensor
         if not can_be_nonfinite(tensor):
             return Read(tensor, before, FINITE, [], "")
-        key = storage_key(tensor)
-        if key is None:
+        storage = storage_of(tensor)
+        if storage is None:
             return Read(tensor, before, special_of(tensor), [], "")
-        entry = self._entries.get(key)
-        if entry is None or not entry.alive():
-            entry = self._entries[key] = self._meet(tensor, key)
+        entry = self._entries.get(id(storage))
+        if entry is None:
+            entry = self._meet(tensor, storage)
         elif entry.reserved_by is not None:
             _admit_garbage(entry, tensor)
         if not entry.bad:
@@ -170,11 +182,11 @@ class Memory:
         writers = [old.writer for old in entry.bad if old.begin < end and begin < old.end] if special else []
         return Read(tensor, before, special, writers, entry.made_by, entry.from_weights)
 
-    def _meet(self, tensor: Tensor, key: int) -> _Entry:
+    def _meet(self, tensor: Tensor, storage: torch.UntypedStorage) -> _Entry:
         """Look once at a tensor from before the step, all of its storage."""
-        entry = _Entry(StorageAlive(tensor))
+        entry = self._enter(storage)
         unknown: tuple[LeafKind, str | None, Tensor] = ("unknown", None, tensor)
-        kind, name, known = self._known.get(key, unknown)
+        kind, name, known = self._known.get(id(storage), unknown)
         whole = _whole_storage(known)
         special = special_of(whole)
         entry.from_weights = kind == "parameter"
@@ -188,27 +200,37 @@ class Memory:
                 self.bad_weights.append(leaf)
         return entry
 
-    def _prune(self) -> None:
-        if len(self._entries) % PRUNE_AT == 0:
-            self._entries = {key: entry for key, entry in self._entries.items() if entry.alive()}
+
+def _forgetter(memory: Memory) -> Callable[[KeyedRef[int, torch.UntypedStorage]], None]:
+    """Return what drops the entry of a storage that is gone; without a cycle through the memory."""
+    reference = weakref.ref(memory)
+
+    def forget(gone: KeyedRef[int, torch.UntypedStorage]) -> None:
+        alive = reference()
+        if alive is not None:
+            alive._entries.pop(gone.key, None)  # noqa: SLF001 - its own
+
+    return forget
 
 
 def special_of(tensor: Tensor) -> Special:
     """Return which non-finite numbers ``tensor`` holds; one reduction if there are none."""
-    tensor = dense(tensor.detach())
-    if not can_be_nonfinite(tensor) or not tensor.numel() or _sums_to_finite(tensor):
+    if not can_be_nonfinite(tensor):
+        return FINITE
+    tensor = dense(tensor.detach() if tensor.requires_grad else tensor)
+    if not tensor.numel() or cmath.isfinite(_total(tensor)):
         return FINITE
     if tensor.is_complex() or tensor.element_size() == 1:
         return Special(*(count > 0 for count in nonfinite_counts([tensor])[0].tolist()))
-    if _sums_to_finite(tensor.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf)):
-        return Special(nan=True)  # by far the most frequent: two cheap passes over the memory
-    return Special(*(bool(found.any()) for found in (tensor.isnan(), tensor == torch.inf, tensor == -torch.inf)))
+    # Extremes carry NaN on, and take a tenth of the time of a comparison with all elements.
+    nan = math.isnan(tensor.amax())
+    others = tensor.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf) if nan else tensor
+    return Special(nan, float(others.amax()) == math.inf, float(others.amin()) == -math.inf)
 
 
 def can_be_nonfinite(tensor: Tensor) -> bool:
     """Whether the dtype has NaN or infinities, and the tensor has values."""
-    has_values = tensor.device.type != "meta" and not _has_no_memory(tensor)
-    return has_values and (tensor.is_floating_point() or tensor.is_complex())
+    return (tensor.is_floating_point() or tensor.is_complex()) and not (tensor.is_meta or _has_no_memory(tensor))
 
 
 def _has_no_memory(tensor: Tensor) -> bool:
@@ -227,6 +249,8 @@ def span(tensor: Tensor) -> tuple[int, int]:
     tensor = dense(tensor)
     size = tensor.element_size()
     begin = int(tensor.storage_offset()) * size
+    if tensor.is_contiguous():
+        return begin, begin + tensor.numel() * size
     reach = sum((extent - 1) * stride for extent, stride in zip(tensor.shape, tensor.stride(), strict=True) if extent)
     return begin, begin + (reach + 1) * size
 
@@ -237,15 +261,11 @@ def holds_nan(tensor: Tensor) -> bool:
     return can_be_nonfinite(tensor) and cmath.isnan(_total(tensor)) and special_of(tensor).nan
 
 
-def _sums_to_finite(tensor: Tensor) -> bool:
-    """Whether the sum is finite, which proves all elements so: a sum keeps NaN and infinities, and costs little."""
-    return cmath.isfinite(_total(tensor))
-
-
 def _total(tensor: Tensor) -> complex:
+    """Return the sum: a finite one proves all elements finite, as it keeps NaN and infinities, and costs little."""
     try:
-        wide = torch.float32 if tensor.element_size() < 4 else None  # noqa: PLR2004 - bytes
-        return complex(tensor.sum(dtype=wide).item())
+        total = tensor.sum(dtype=torch.float32) if tensor.element_size() < 4 else tensor.sum()  # noqa: PLR2004 - bytes
+        return complex(total.item())
     except (RuntimeError, NotImplementedError):  # 8-bit floats have no sum
         return complex("nan")
 
@@ -264,16 +284,17 @@ def _whole_storage(tensor: Tensor) -> Tensor:
 def looks_deliberate(tensor: Tensor) -> bool:
     """Whether a tensor from before the step may be a mask, or a constant that is nothing but an infinity."""
     tensor = dense(tensor.detach())
-    return is_mask(tensor) or not bool((tensor.isnan() | tensor.isfinite()).any())
+    return is_mask(tensor) or not any_true(tensor.isnan() | tensor.isfinite())
 
 
 def is_mask(tensor: Tensor) -> bool:
     """Whether the tensor holds -inf and, besides, one number only."""
     tensor = dense(tensor.detach())
-    if tensor.is_complex() or bool((tensor.isnan() | (tensor == torch.inf)).any()):
-        return False
-    finite = tensor[tensor.isfinite()]
-    return bool(finite.numel()) and bool(finite.amin() == finite.amax())
+    if tensor.element_size() == 1:  # 8-bit floats have no extremes
+        tensor = tensor.float()
+    if tensor.is_complex() or not tensor.numel() or not math.isfinite(highest := float(tensor.amax())):
+        return False  # an extreme carries NaN on
+    return float(tensor.nan_to_num(neginf=torch.inf).amin()) == highest
 
 
 def _where(tensor: Tensor) -> tuple[list[int] | None, list[int]]:

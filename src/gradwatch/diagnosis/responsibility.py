@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
+from torch import Tensor
+
+from gradwatch.diagnosis.summary import any_true
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor
 
     from gradwatch.diagnosis.memory import Leaf, Read, Special
     from gradwatch.diagnosis.trace import Record
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 
 Kind = Literal["nan", "inf"]
+Test = Callable[[Tensor], Tensor]
+HEAD = 4096
 
 
 class Explanation(NamedTuple):
@@ -62,11 +66,11 @@ def explain_nan(
     with_nan = [read for read in reads if read.special.nan]
     # Arithmetic carries every NaN on: only what selects must be asked which of them it has taken.
     asked = with_nan and pointwise and selects
-    guilty = _writers(_at(output.isnan(), with_nan, "nan", pointwise=True) if asked else with_nan)
+    guilty = _writers(_at(torch.isnan, output, with_nan, torch.isnan, pointwise=True) if asked else with_nan)
     if guilty:
         return Explanation(guilty)
-    bad = output.isnan()
-    sources = _writers(_at(bad, [read for read in reads if _has_infinity(read)], "inf", pointwise=pointwise))
+    with_infinity = [read for read in reads if _has_infinity(read)]
+    sources = _writers(_at(torch.isnan, output, with_infinity, torch.isinf, pointwise=pointwise))
     faults = [source for source in sources if not source.context]
     if faults:
         return Explanation(faults, via="inf")
@@ -82,7 +86,7 @@ def explain_infinity(
     Arguments as in ``explain_nan``; ``special``: what the output holds.
     """
     with_infinity = [read for read in reads if _has_infinity(read)]
-    sources = _writers(_at(output.isinf(), with_infinity, "inf", pointwise=pointwise))
+    sources = _writers(_at(torch.isinf, output, with_infinity, torch.isinf, pointwise=pointwise))
     faults = [source for source in sources if not source.context]
     if faults:
         return Explanation(faults, via="inf")
@@ -101,16 +105,32 @@ def _writers(reads: Sequence[Read]) -> list[Record | Leaf]:
     return list(dict.fromkeys(writer for read in reads for writer in read.writers))
 
 
-def _at(bad: Tensor, reads: Sequence[Read], kind: str, *, pointwise: bool) -> list[Read]:
-    """Return the inputs that are bad at one of the output's bad elements."""
+def _at(is_bad: Test, output: Tensor, reads: Sequence[Read], test: Test, *, pointwise: bool) -> list[Read]:
+    """Return the inputs that pass a test at one of the output's bad elements."""
     if not pointwise:
         return list(reads)
-    return [read for read in reads if _coincides(bad, read.before, kind)]
+    return [read for read in reads if _coincide(is_bad, output, test, read.before)]
 
 
-def _coincides(bad: Tensor, tensor: Tensor, kind: str) -> bool:
+def _coincide(is_bad: Test, output: Tensor, test: Test, tensor: Tensor) -> bool:
     try:
-        here = tensor.isnan() if kind == "nan" else tensor.isinf()
-        return bool(torch.logical_and(bad, here.to(bad.device)).any())
+        heads = _heads(output, tensor)
+        if heads is not None and _meet(is_bad(heads[0]), test(heads[1])):
+            return True
+        return _meet(is_bad(output), test(tensor))
     except RuntimeError:  # lists of tensors of different shapes, as in the fused optimizers
         return True
+
+
+def _heads(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the first elements of large tensors: where much is bad, some of it is there, and the rest need no look."""
+    alike = first.shape == second.shape and first.numel() > HEAD
+    if not (alike and first.layout is second.layout is torch.strided):
+        return None
+    if not (first.is_contiguous() and second.is_contiguous()):
+        return None
+    return first.view(-1)[:HEAD], second.view(-1)[:HEAD]
+
+
+def _meet(first: Tensor, second: Tensor) -> bool:
+    return any_true(torch.logical_and(first, second.to(first.device)))

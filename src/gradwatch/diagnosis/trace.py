@@ -201,7 +201,8 @@ class Tracer(GuardMode):  # type: ignore[no-untyped-call]
             self._memory.write(output, writer, call.identity.op, from_weights=from_weights, special=special)
 
     def _record(self, call: Call, output: Tensor, special: Special) -> Record:
-        of_nan, of_infinity = self._explain(call, output, special)
+        reads = call.tensors
+        of_nan, of_infinity = self._explain(call, reads, output, special)
         found = of_nan or of_infinity
         record = Record(
             index=self.operations,
@@ -209,7 +210,7 @@ class Tracer(GuardMode):  # type: ignore[no-untyped-call]
             special=special,
             of_nan=of_nan,
             of_infinity=of_infinity,
-            shrinks=output.numel() < max((read.tensor.numel() for read in call.tensors), default=0),
+            shrinks=output.numel() < max([read.tensor.numel() for read in reads], default=0),
             collective=call.what.collective,
         )
         if (of_nan and of_nan.is_birth) or (of_infinity and of_infinity.is_birth) or (found and found.parents):
@@ -218,8 +219,10 @@ class Tracer(GuardMode):  # type: ignore[no-untyped-call]
             self.anomaly_at = self._made_by_forward(internals.current_node())
         return record
 
-    def _explain(self, call: Call, output: Tensor, special: Special) -> tuple[Explanation | None, Explanation | None]:
-        what, reads = call.what, call.tensors
+    def _explain(
+        self, call: Call, reads: list[Read], output: Tensor, special: Special
+    ) -> tuple[Explanation | None, Explanation | None]:
+        what = call.what
         posinf, neginf = literal_infinities(call.numbers)
         literals = Literals(posinf, neginf, written=what.literal or what.name in ADDITIVE)
         of_nan = None

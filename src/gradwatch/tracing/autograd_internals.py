@@ -86,10 +86,20 @@ def forward_traceback(node: Any) -> str | None:
 def storage_key(tensor: Tensor) -> int | None:
     """Return what tells one storage from another while both live; None for tensors without one (opaque ones).
 
-    An address may be given to a new storage once the old one is gone: hold a ``StorageAlive`` beside it.
+    The key may be given to a new storage once the old one is gone: ``storage_of`` can be watched.
+    """
+    storage = storage_of(tensor)
+    return None if storage is None else id(storage)
+
+
+def storage_of(tensor: Tensor) -> torch.UntypedStorage | None:
+    """Return the storage, None for tensors without one.
+
+    While a storage lives, if only inside of a graph, Python has one and the same object for it: a weak reference tells
+    when its memory is given back, and the identity is its key.
     """
     try:
-        return int(dense(tensor).untyped_storage()._cdata)  # noqa: SLF001
+        return dense(tensor).untyped_storage()
     except (AttributeError, NotImplementedError, RuntimeError):
         return None
 
@@ -99,18 +109,3 @@ def dense(tensor: Tensor) -> Tensor:
     if tensor.layout is torch.sparse_coo:
         return tensor._values()  # noqa: SLF001 - values() refuses an uncoalesced tensor, as gradients are
     return tensor if tensor.layout is torch.strided else tensor.values()
-
-
-class StorageAlive:
-    """Tells whether a storage still exists, without keeping it."""
-
-    __slots__ = ("_reference",)
-
-    def __init__(self, tensor: Tensor) -> None:
-        from torch.multiprocessing.reductions import StorageWeakRef  # noqa: PLC0415 - imports multiprocessing
-
-        self._reference: Any = StorageWeakRef(dense(tensor).untyped_storage())  # type: ignore[no-untyped-call]
-
-    def __call__(self) -> bool:
-        """Whether the storage is still there."""
-        return not self._reference.expired()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from gradwatch.tracing.op_names import base_name
 
@@ -101,9 +100,18 @@ def written(what: Operation, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 
 def numbers_in(*values: Any) -> list[float]:
     """Return the plain numbers among arguments, booleans left out."""
-    leaves = pytree.tree_leaves(values)
-    numbers = [leaf for leaf in leaves if isinstance(leaf, (int, float)) and not isinstance(leaf, bool)]
-    return [float(number) for number in numbers if abs(number) < 2**1000 or isinstance(number, float)]
+    found: list[float] = []
+    for value in values:
+        if isinstance(value, float):
+            found.append(value)
+        elif isinstance(value, int):
+            if not isinstance(value, bool) and abs(value) < 2**1000:
+                found.append(float(value))
+        elif isinstance(value, (list, tuple)):
+            found += numbers_in(*value)
+        elif isinstance(value, dict) and value:
+            found += numbers_in(*value.values())
+    return found
 
 
 def literal_infinities(numbers: Sequence[float]) -> tuple[bool, bool]:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradwatch.records import SourceLine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from types import FrameType
 
 MAX_FRAMES = 400
@@ -53,26 +52,21 @@ def user_place(*, in_backward: bool = False) -> Place | None:
     """
     fallback: Place | None = None
     left = False  # what asks may itself stand in a file that starts a step
-    for frame in _frames(sys._getframe(1)):  # noqa: SLF001 - inspect.stack reads every source file
-        code = frame.f_code
-        starts = code.co_filename.startswith(STARTERS)
-        if (starts and left) or (in_backward and code.co_name == "_engine_run_backward"):
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - inspect.stack reads every source file
+    for _ in range(MAX_FRAMES):
+        if frame is None:
             break
-        left = left or not starts
+        code = frame.f_code
         kind = _kind(code.co_filename)
         if kind == "user":
             return Place(code.co_filename, frame.f_lineno, code.co_qualname)
+        if (kind == "starter" and left) or (in_backward and code.co_name == "_engine_run_backward"):
+            break
+        left = left or kind != "starter"
         if kind == "installed" and fallback is None:
             fallback = Place(code.co_filename, frame.f_lineno, code.co_qualname)
-    return fallback
-
-
-def _frames(frame: FrameType | None) -> Iterator[FrameType]:
-    for _ in range(MAX_FRAMES):
-        if frame is None:
-            return
-        yield frame
         frame = frame.f_back
+    return fallback
 
 
 def kind_of(filename: str) -> str:
@@ -82,7 +76,9 @@ def kind_of(filename: str) -> str:
 
 @cache
 def _kind(filename: str) -> str:
-    """Tell the user's files (also notebook cells) from installed packages and from the machinery."""
+    """Tell the user's files (also notebook cells) from installed packages, the machinery, and what started it."""
+    if filename.startswith(STARTERS):
+        return "starter"
     path = os.path.realpath(filename) if os.path.isabs(filename) else filename  # noqa: PTH117 - most are no paths
     if filename.startswith("<frozen") or path.startswith((*_framework_folders(), *MACHINERY)):
         return "machinery"
