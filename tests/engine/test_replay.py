@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import random
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,12 +20,14 @@ from gradwatch.engine import replay
 from gradwatch.engine.failure import Failure
 from gradwatch.engine.replay import Replayer
 from gradwatch.replica import randomness
+from gradwatch.replica.copying import side_copy
 from gradwatch.replica.step_runner import LossFunctionRunner, Moment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gradwatch.diagnosis.verdict import Traced
+    from gradwatch.replica.copying import SideCopy
 
     Loss = Callable[[Any, Any], Tensor]
 
@@ -92,6 +96,23 @@ def test_a_bad_gradient_of_a_good_loss_is_traced_to_its_derivative() -> None:
     assert (traced.is_bad, traced.loss_is_bad) == (True, False)
     assert traced.anomaly is not None
     assert traced.anomaly.startswith("Function 'MulBackward0' returned nan values.")  # infinity times zero
+
+
+@pytest.mark.parametrize("bad", [bad_loss, bad_gradient])
+def test_nothing_of_a_copy_stays_in_memory(bad: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception that ends a backward pass leaves the rest of it waiting, and with it the weights."""
+    weights: list[weakref.ref[torch.UntypedStorage]] = []
+
+    def watched(*args: Any, **kwargs: Any) -> SideCopy:
+        copy = side_copy(*args, **kwargs)
+        weights.extend(weakref.ref(parameter.untyped_storage()) for parameter in copy.module.parameters())
+        return copy
+
+    monkeypatch.setattr(replay, "side_copy", watched)
+    assert trace(lambda module, batch: mean(module, batch) + bad(module, batch)).anomaly is not None
+    gc.collect()
+    assert len(weights) == 2 * len(list(network().parameters()))  # one trace, one pass for the traceback
+    assert [weight for weight in weights if weight() is not None] == []
 
 
 def test_bad_batches_and_buffers_are_found_by_name() -> None:

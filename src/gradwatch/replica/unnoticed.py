@@ -40,9 +40,24 @@ def unnoticed(module: nn.Module) -> Iterator[None]:
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
         _eager(),
+        _nothing_unfinished(),
     ):
         warnings.simplefilter("ignore")
         yield
+
+
+@contextlib.contextmanager
+def _nothing_unfinished() -> Iterator[None]:
+    """Let go of a backward pass that an exception has ended.
+
+    What was still to be done waits in the queue of this thread and keeps graph and weights of the copy until the next
+    backward pass, which throws it away: here is one.
+    """
+    try:
+        yield
+    finally:
+        with torch.inference_mode(False), torch.enable_grad():
+            torch.ones((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager
