@@ -34,6 +34,8 @@ max_skips: 3
 anomaly_steps: 7
 max_incident_bytes: 1000000
 gradient_check_every_n_steps: null
+on_gradient_mismatch: raise
+graph_lint: false
 detectors:
   - exploding-gradient
   - {dead-layer: {steps: 5}}
@@ -49,6 +51,8 @@ VALUES: dict[str, Any] = {
     "anomaly_steps": 7,
     "max_incident_bytes": 1_000_000,
     "gradient_check_every_n_steps": None,
+    "on_gradient_mismatch": "raise",
+    "graph_lint": False,
     "detectors": ["exploding-gradient", {"dead-layer": {"steps": 5}}],
 }
 
