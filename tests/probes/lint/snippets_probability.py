@@ -336,6 +336,13 @@ def softmax_less_the_maximum(k: Kit) -> Tensor:
     return e / e.sum(-1, keepdim=True)
 
 
+def masked_softmax_less_its_maximum(k: Kit) -> Tensor:
+    z = k.out()
+    top = z.masked_fill(~k.keep, -1e4).amax(-1, keepdim=True).detach()
+    e = torch.exp(z - top) * k.keep
+    return e / (e.sum(-1, keepdim=True) + 1e-6)
+
+
 def softmax_less_the_maximum_of_the_same(k: Kit) -> Tensor:
     z = k.out()
     e = torch.exp(z - torch.max(z, -1, keepdim=True).values)

@@ -34,6 +34,6 @@ def test_every_rule_is_described(rule: Rule) -> None:
 def test_a_message_says_what_is_computed_and_from_which_value_on() -> None:
     kit = Kit()
     (finding,) = lint(kit, lambda: snippets_zero.odds(kit))
-    assert finding.message == "division by what can be 0: sigmoid(x) is 1 for x above 17.3"
+    assert finding.message == "division by what can be 0: sigmoid(x) is 1 for x above 16.6"
     assert finding.advice == "x / y.clamp(min=eps) for a positive y, or x / torch.where(y == 0, 1, y)"
     assert finding.severity == "warning"

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gradwatch.probes.lint import RULES
-from tests.probes.lint import snippets_precision, snippets_probability, snippets_zero
+from tests.probes.lint import (
+    snippets_precision,
+    snippets_probability,
+    snippets_unseen,
+    snippets_unseen_again,
+    snippets_zero,
+)
 from tests.probes.lint.kit import expected, lint_autocast, lint_plain, lint_step, places, snippets
 
 if TYPE_CHECKING:
@@ -14,7 +20,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore:std.* degrees of freedom")
 
-ALL = [snippet for file in (snippets_probability, snippets_zero, snippets_precision) for snippet in snippets(file)]
+FILES = (snippets_probability, snippets_zero, snippets_precision, snippets_unseen, snippets_unseen_again)
+ALL = [snippet for file in FILES for snippet in snippets(file)]
 NAMES = [snippet.__name__ for snippet in ALL]
 
 

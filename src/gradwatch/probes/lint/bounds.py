@@ -88,7 +88,20 @@ def _rounded(value: float, dtype: torch.dtype) -> float:
 
 @cache
 def saturation(dtype: torch.dtype) -> float:
-    """Return the x from which on ``1 - exp(-x)`` rounds to 1."""
+    """Return the x from which on sigmoid(x) rounds to 1: half precision is computed in float32 and rounded once."""
+    half = dtype in {torch.float16, torch.bfloat16}
+    return -math.log(_eps(dtype) / (4 if half else 2))
+
+
+@cache
+def tanh_saturation(dtype: torch.dtype) -> float:
+    """Return the x from which on tanh(x) rounds to 1."""
+    return -math.log(_eps(dtype) / 8) / 2
+
+
+@cache
+def elu_saturation(dtype: torch.dtype) -> float:
+    """Return the x from which on exp(-x) - 1 rounds to -1."""
     return -math.log(_eps(dtype) / 4)
 
 

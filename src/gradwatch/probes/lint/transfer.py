@@ -15,11 +15,13 @@ from gradwatch.probes.lint.bounds import (
     Bounds,
     Why,
     bounded_by,
+    elu_saturation,
     exp_vanishes,
     rounded,
     saturation,
+    tanh_saturation,
 )
-from gradwatch.probes.lint.node import VIEWS, Node, bounds_of, is_unit, less_maximum, origin, plus_constant
+from gradwatch.probes.lint.node import VIEWS, Node, bounds_of, is_node, is_unit, origin, plus_constant
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,9 +83,7 @@ def _chosen(node: Node) -> Bounds:
 
 
 def _sum(node: Node) -> Bounds:
-    bounds, source = _of(node), origin(node.argument(0, "input"))
-    if isinstance(source, Node) and source.op == "exp" and less_maximum(source.inputs[0]):
-        return Bounds(1.0, INF)
+    bounds = _of(node)
     if _is_cosine(node):
         return _COSINE
     if bounds.low < 0.0:
@@ -124,7 +124,9 @@ def _norm(node: Node) -> Bounds:
     source = node.argument(0, "input", "A", "x")
     if bounds_of(source).low > 0.0 or is_unit(source) or plus_constant(source) is not None:
         return Bounds(0.0, INF)
-    return Bounds(0.0, INF, Why("the norm of a vector of zeros is 0"))
+    difference = origin(source)
+    between_units = is_node(difference, "sub", "add") and all(is_unit(part) for part in difference.inputs)
+    return Bounds(0.0, 2.0 if between_units else INF, Why("the norm of a vector of zeros is 0"))
 
 
 def _matmul(node: Node) -> Bounds:
@@ -179,7 +181,8 @@ def _log(node: Node) -> Bounds:
 
 def _sqrt(node: Node) -> Bounds:
     of = _of(node)
-    return Bounds(math.sqrt(max(of.low, 0.0)), math.sqrt(max(of.high, 0.0)), of.at_low if of.low >= 0 else None)
+    at_low = of.at_low if of.low >= 0.0 else None
+    return Bounds(math.sqrt(max(of.low, 0.0)), math.sqrt(max(of.high, 0.0)), at_low, of.at_high)
 
 
 def _sigmoid(node: Node) -> Bounds:
@@ -205,7 +208,7 @@ def _softmax(node: Node) -> Bounds:
 
 
 def _tanh(node: Node) -> Bounds:
-    end = saturation(node.dtype) / 2
+    end = tanh_saturation(node.dtype)
     return Bounds(
         -1.0,
         1.0,
@@ -227,7 +230,7 @@ def _elu(node: Node) -> Bounds:
     alpha = node.argument(1, "alpha", default=1.0)
     if not isinstance(alpha, (int, float)):
         return SIGNED
-    end = saturation(node.dtype)
+    end = elu_saturation(node.dtype)
     return Bounds(-alpha, INF, Why(f"elu(x) is {-alpha} for x below {-end:.1f}", rare=True), signed=True)
 
 

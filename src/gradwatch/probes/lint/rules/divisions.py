@@ -12,6 +12,11 @@ from gradwatch.probes.lint.rules.found import Check, Found, dtype_name, is_exami
 _TOTALS = ("sum", "nansum", "mean", "nanmean", "cumsum")
 _COUNTS = ("bincount", "histc", "count_nonzero", "index_add", "scatter_add", "scatter_reduce")
 _SPREADS = ("std", "var")
+_BY_OP = {
+    **dict.fromkeys(("norm", "cdist", "pdist"), "division-by-norm"),
+    **dict.fromkeys(_SPREADS, "division-by-spread"),
+    **dict.fromkeys((*_TOTALS, *_COUNTS), "division-by-sum"),
+}
 _EXTREMES = ("max", "min", "amax", "amin")
 
 
@@ -57,6 +62,8 @@ def _why_zero(divisor: Node) -> str | None:
     if divisor.bounds.zero is not None:
         return divisor.bounds.zero.text
     total = origin(divisor)
+    if is_node(total, "add"):
+        return _why_both_zero(*operands(total))
     if not is_node(total, *_TOTALS) or not total.inputs or divisor.bounds.low > 0.0:
         return None
     if divisor.bounds.low < 0.0 and any(_may_select(factor) for factor in factors(total.inputs[0])):
@@ -64,6 +71,15 @@ def _why_zero(divisor: Node) -> str | None:
     if divisor.bounds.signed:
         return "numbers of both signs can cancel to 0"
     return None
+
+
+def _why_both_zero(left: Any, right: Any) -> str | None:
+    """Say why two totals can be 0 at once, as in a dice loss."""
+    both = [origin(part) for part in (left, right)]
+    if not all(is_node(part, "add", *_TOTALS) for part in both) or any(part.bounds.low > 0.0 for part in both):
+        return None
+    reasons = [_why_zero(part) for part in both]
+    return reasons[0] if all(reasons) else None
 
 
 def _may_select(value: Any, depth: int = 0) -> bool:
@@ -74,18 +90,17 @@ def _may_select(value: Any, depth: int = 0) -> bool:
 
 
 def _code(divisor: Any) -> str:
+    """Return the rule for a divisor, by how it was computed."""
     if is_node(divisor, "sqrt"):
         inner = origin(divisor.inputs[0])
-        return "division-by-norm" if is_node(inner, "sum", "pow", "square", "mean") else _code(inner)
-    if is_node(divisor, "mul"):  # |a| * |b| in a cosine
-        return "division-by-norm" if any(is_node(f, "norm", "sqrt") for f in factors(divisor)) else "division-by-zero"
-    if is_node(divisor, "norm", "cdist", "pdist"):
-        return "division-by-norm"
-    if is_node(divisor, *_SPREADS) or _is_range(divisor):
+        return "division-by-norm" if is_node(inner, "sum", "pow", "square", "mean", "mul") else _code(inner)
+    if is_node(divisor, "add"):
+        return _code(origin(operands(divisor).left))
+    if is_node(divisor, "mul") and any(is_node(factor, "norm", "sqrt") for factor in factors(divisor)):
+        return "division-by-norm"  # |a| * |b| in a cosine
+    if _is_range(divisor):
         return "division-by-spread"
-    if is_node(divisor, *_TOTALS, *_COUNTS):
-        return "division-by-sum"
-    return "division-by-zero"
+    return _BY_OP.get(divisor.op, "division-by-zero")
 
 
 def _is_range(node: Any) -> bool:

@@ -20,6 +20,7 @@ from gradwatch.probes.lint.node import (
 from gradwatch.probes.lint.rules.found import Check, Found, dtype_name, is_whole_number, lost_eps
 
 _SOFTMAX = ("softmax", "gumbel_softmax")
+_SUMS = ("sum", "mean", "cumsum", "nansum", "matmul", "bmm", "mm", "mv", "einsum", "linear")
 _SELECTORS = "data weight one_hot eye gt lt ge le eq ne logical_and logical_or logical_not buffer"
 
 
@@ -109,10 +110,11 @@ def _log_sum(inner: Any) -> Found | None:
     if is_node(inner, "add"):  # log(exp(x) + exp(y))
         exps = [origin(part) for part in operands(inner) if is_node(origin(part), "exp")]
         free = [exp for exp in exps if not _is_bounded(exp.inputs[0], exp, guarded=True)]
+        free = [exp for exp in free if not less_maximum(exp.inputs[0])]
         return Found("logsumexp-by-hand", _overflow(free[0]), free[0].inputs[0]) if free else None
-    if not is_node(inner, "sum", "mean", "cumsum", "nansum") or not inner.inputs:
+    if not is_node(inner, *_SUMS) or not inner.inputs:
         return None
-    for factor in factors(inner.inputs[0]):
+    for factor in (factor for part in inner.inputs for factor in factors(part)):
         if is_node(factor, "exp") and not less_maximum(factor.inputs[0]):
             exponent = factor.inputs[0]
             if not _is_bounded(exponent, factor, guarded=False) and not is_node(origin(exponent), "log_softmax"):
