@@ -48,6 +48,8 @@ FUNCTIONS: dict[str, Function] = {
     "exp of -x^2": lambda x: (-(x**2) / 3).exp(),
     "expm1 of -relu": lambda x: torch.expm1(-functional.relu(x)),
     "log of 1 + x^2": lambda x: torch.log(1 + x**2),
+    "log2": lambda x: torch.log2(x.sigmoid() * 0.9 + 0.01),
+    "log10": lambda x: torch.log10(1 + x.sigmoid()),
     "log1p of relu": lambda x: torch.log1p(functional.relu(x)),
     "logsigmoid": functional.logsigmoid,
     "abs": torch.abs,

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
-from gradwatch.probes.lint import creation
 from gradwatch.probes.lint.arithmetic import ARITHMETIC
-from gradwatch.probes.lint.bounds import (
-    CONDITION,
-    INF,
-    SIGNED,
-    UNKNOWN,
-    Bounds,
-    Why,
-    bounded_by,
-    elu_saturation,
-    exp_vanishes,
-    rounded,
-    saturation,
-    tanh_saturation,
-)
+from gradwatch.probes.lint.bounds import CONDITION, INF, SIGNED, UNKNOWN, Bounds, Why, bounded_by, rounded
+from gradwatch.probes.lint.creation import CREATION
+from gradwatch.probes.lint.elementwise import ELEMENTWISE
 from gradwatch.probes.lint.node import VIEWS, Node, bounds_of, is_node, is_unit, origin, plus_constant
+from gradwatch.probes.lint.selecting import SELECTING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import torch
 
 _POOLS = "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d avg_pool1d avg_pool2d avg_pool3d"
 _MADE_BOTH_WAYS = (
@@ -69,7 +55,7 @@ def _chosen(node: Node) -> Bounds:
     if node.output == 1:
         return UNKNOWN  # indices
     if isinstance(other, Node):
-        return ARITHMETIC["maximum" if node.op == "max" else "minimum"](node)
+        return SELECTING["maximum" if node.op == "max" else "minimum"](node)
     source = origin(node.inputs[0]) if node.inputs else None
     if node.op in {"max", "amax"} and isinstance(source, Node) and source.op == "softmax":
         return Bounds(1.0 / max(source.shape[-1] if source.shape else 1, 2), 1.0)
@@ -151,110 +137,6 @@ def _grouped(node: Node) -> Bounds:
     return Bounds(node.inputs[0].bounds.low, INF, Why("a group without members sums to 0"))
 
 
-# -- functions of one number -------------------------------------------------------------------------------------------
-
-
-def _exp(node: Node) -> Bounds:
-    of = _of(node)
-    low, why = _exponential(of.low), of.at_low
-    if of.low == -INF:
-        end = exp_vanishes(node.dtype)
-        why = Why(f"exp(x) is 0 for x below {end:.0f}", rare=True) if of.high <= 0.0 or end > -20.0 else None  # noqa: PLR2004
-    return Bounds(low, _exponential(of.high), why, of.at_high)
-
-
-def _exponential(x: float) -> float:
-    try:
-        return math.exp(x)
-    except OverflowError:
-        return INF
-
-
-def _logarithm(x: float) -> float:
-    return -INF if x <= 0.0 else (math.log(x) if x < INF else INF)
-
-
-def _log(node: Node) -> Bounds:
-    of = _of(node)
-    return Bounds(_logarithm(of.low), _logarithm(of.high), None, of.at_high if of.high > 0 else None)
-
-
-def _sqrt(node: Node) -> Bounds:
-    of = _of(node)
-    at_low = of.at_low if of.low >= 0.0 else None
-    return Bounds(math.sqrt(max(of.low, 0.0)), math.sqrt(max(of.high, 0.0)), at_low, of.at_high)
-
-
-def _sigmoid(node: Node) -> Bounds:
-    end = saturation(node.dtype)
-    low = Why(f"sigmoid(x) is 0 for x below {exp_vanishes(node.dtype):.0f}", rare=True)
-    return Bounds(
-        0.0, 1.0, low if _is_half(node.dtype) else None, Why(f"sigmoid(x) is 1 for x above {end:.1f}", rare=True)
-    )
-
-
-def _is_half(dtype: torch.dtype) -> bool:
-    return exp_vanishes(dtype) > -20.0  # noqa: PLR2004 - bfloat16 reaches as far down as float32
-
-
-def _softmax(node: Node) -> Bounds:
-    gap = -exp_vanishes(node.dtype)
-    return Bounds(
-        0.0,
-        1.0,
-        Why(f"softmax is 0 where a logit is -inf or {gap:.0f} below the largest", rare=True),
-        Why(f"softmax is 1 where a logit is {saturation(node.dtype):.1f} above all others", rare=True),
-    )
-
-
-def _tanh(node: Node) -> Bounds:
-    end = tanh_saturation(node.dtype)
-    return Bounds(
-        -1.0,
-        1.0,
-        Why(f"tanh(x) is -1 for x below {-end:.1f}", rare=True),
-        Why(f"tanh(x) is 1 for x above {end:.1f}", rare=True),
-        signed=True,
-    )
-
-
-def _relu(node: Node) -> Bounds:
-    of = _of(node)
-    if of.low > 0.0:
-        return of
-    high = rounded(6.0, node.dtype) if node.op == "relu6" else INF
-    return Bounds(0.0, min(of.high, high), Why("relu is 0 wherever its input is negative"))
-
-
-def _elu(node: Node) -> Bounds:
-    alpha = node.argument(1, "alpha", default=1.0)
-    if not isinstance(alpha, (int, float)):
-        return SIGNED
-    end = elu_saturation(node.dtype)
-    return Bounds(-alpha, INF, Why(f"elu(x) is {-alpha} for x below {-end:.1f}", rare=True), signed=True)
-
-
-def _softplus(node: Node) -> Bounds:
-    return Bounds(0.0, INF, Why(f"softplus(x) is 0 for x below {exp_vanishes(node.dtype):.0f}", rare=True))
-
-
-def _abs(node: Node) -> Bounds:
-    of = _of(node)
-    if of.low > 0.0 or (of.low == 0.0 and of.at_low is None):
-        return of
-    return Bounds(0.0, max(abs(of.low), of.high), of.at_low if of.low == 0 else Why("abs(x) is 0 where x is 0"))
-
-
-def _expm1(node: Node) -> Bounds:
-    of = _of(node)
-    return Bounds(_exponential(of.low) - 1, _exponential(of.high) - 1, of.at_low, of.at_high)
-
-
-def _log1p(node: Node) -> Bounds:
-    of = _of(node)
-    return Bounds(_logarithm(1 + of.low), _logarithm(1 + of.high), of.at_low if of.low == 0 else None, of.at_high)
-
-
 def _dropout(node: Node) -> Bounds:
     of = _of(node)
     why = Why("dropout sets elements to 0")
@@ -269,10 +151,6 @@ def _joined(node: Node) -> Bounds:
 
 
 _FLAT: dict[str, Bounds] = {
-    "cos": Bounds(-1.0, 1.0, at_high=Why("cos(0) is 1"), signed=True),
-    "sin": Bounds(-1.0, 1.0, signed=True),
-    "erf": Bounds(-1.0, 1.0, Why("erf(x) is -1 below -4", rare=True), Why("erf(x) is 1 above 4", rare=True)),
-    "softsign": Bounds(-1.0, 1.0, signed=True),
     "normalize": Bounds(-1.0, 1.0, signed=True),
     "cosine_similarity": _COSINE,
     "mse_loss": Bounds(0.0, INF, Why("a mean of squares is 0 where all differences are")),
@@ -280,12 +158,10 @@ _FLAT: dict[str, Bounds] = {
     "smooth_l1_loss": Bounds(0.0, INF, Why("a mean of differences is 0 where all of them are")),
     "huber_loss": Bounds(0.0, INF, Why("a mean of differences is 0 where all of them are")),
     "cross_entropy": Bounds(0.0, INF, _CONFIDENT),
-    "logsigmoid": Bounds(-INF, 0.0, None, Why("logsigmoid(x) rounds to 0 for large x", rare=True)),
     "cdist": Bounds(0.0, INF, Why("the distance of two equal points is 0")),
     "pdist": Bounds(0.0, INF, Why("the distance of two equal points is 0")),
     "pairwise_distance": Bounds(0.0, INF),
     "rand": Bounds(0.0, 1.0, Why("torch.rand draws exactly 0 once in 2^24 numbers", rare=True)),
-    "hardsigmoid": Bounds(0.0, 1.0, Why("hardsigmoid is 0 below -3"), Why("hardsigmoid is 1 above 3")),
     "bernoulli": Bounds(0.0, 1.0, Why("a draw may be 0 everywhere"), Why("a draw may be 1 everywhere")),
     "one_hot": Bounds(0.0, 1.0, Why("a class that does not occur has a column of 0")),
 }
@@ -298,12 +174,6 @@ _COUNTS = "bincount histc count_nonzero histogram"
 
 def _always(bounds: Bounds) -> Callable[[Node], Bounds]:
     return lambda _: bounds
-
-
-def _clamped(node: Node) -> Bounds:
-    """Bounds of hardtanh, which clamps between numbers."""
-    low, high = node.argument(1, "min_val", default=-1.0), node.argument(2, "max_val", default=1.0)
-    return Bounds(float(low), float(high), Why(f"hardtanh is {low} below"), Why(f"hardtanh is {high} above"))
 
 
 _FOLLOW: dict[str, Callable[[Node], Bounds]] = {
@@ -320,24 +190,12 @@ _FOLLOW: dict[str, Callable[[Node], Bounds]] = {
     **dict.fromkeys(("std", "var"), _always(Bounds(0.0, INF, Why("the spread of equal values is 0")))),
     **dict.fromkeys(("matmul", "bmm", "mm", "mv", "dot", "einsum", "tensordot", "inner"), _matmul),
     **dict.fromkeys(("index_add", "scatter_add", "scatter_reduce", "index_reduce"), _grouped),
-    **dict.fromkeys(("relu", "relu6", "threshold"), _relu),
-    **dict.fromkeys(("elu", "celu"), _elu),
-    **dict.fromkeys(("softmax", "gumbel_softmax"), _softmax),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d", "feature_dropout"), _dropout),
     **dict.fromkeys(("cat", "stack", "hstack", "vstack", "dstack", "column_stack"), _joined),
     "norm": _norm,
     "hypot": _always(Bounds(0.0, INF, Why("both are 0"))),
-    "exp": _exp,
-    "expm1": _expm1,
-    "log": _log,
-    "log1p": _log1p,
-    "sqrt": _sqrt,
-    "sigmoid": _sigmoid,
-    "log_softmax": _always(Bounds(-INF, 0.0, None, Why("the log of a probability near 1 rounds to 0", rare=True))),
-    "tanh": _tanh,
-    "softplus": _softplus,
-    "abs": _abs,
-    "hardtanh": _clamped,
+    **ELEMENTWISE,
     **ARITHMETIC,
-    **creation.CREATION,
+    **SELECTING,
+    **CREATION,
 }

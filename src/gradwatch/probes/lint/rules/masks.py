@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from gradwatch.probes.lint.arithmetic import MASK, clamp_limits
+from gradwatch.probes.lint.arithmetic import MASK
 from gradwatch.probes.lint.bounds import Why, rounded
 from gradwatch.probes.lint.node import Node, bounds_of, constant, is_node, operands, origin
 from gradwatch.probes.lint.rules.found import Check, Found, dtype_name
+from gradwatch.probes.lint.selecting import clamp_limits
 
 _MOST_MASKS = 6
 _EDGES = (0.0, 1.0, -1.0)
