@@ -1,7 +1,7 @@
 """What the snippets are made of, and how the marked lines of a snippet become its expected findings.
 
-A line that carries ``# unsafe: <code>`` must be found under that code, a line without a marker not at all. The markers
-were written before the lint had seen the snippets.
+A line that carries ``# unsafe: <code>`` must be found under that code, a line without a marker not at all. A marker
+says what is true of the line, not what the lint happens to find.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from tests.probes.lint import (
     snippets_probability,
     snippets_unseen,
     snippets_unseen_again,
+    snippets_unseen_third,
     snippets_zero,
 )
 from tests.probes.lint.kit import expected, lint_autocast, lint_plain, lint_step, places, snippets
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore:std.* degrees of freedom")
 
-FILES = (snippets_probability, snippets_zero, snippets_precision, snippets_unseen, snippets_unseen_again)
+FILES = (
+    snippets_probability,
+    snippets_zero,
+    snippets_precision,
+    snippets_unseen,
+    snippets_unseen_again,
+    snippets_unseen_third,
+)
 ALL = [snippet for file in FILES for snippet in snippets(file)]
 NAMES = [snippet.__name__ for snippet in ALL]
 

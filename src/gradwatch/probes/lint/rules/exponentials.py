@@ -28,7 +28,7 @@ _SQUARES = ("pow", "square", "norm", "cdist", "abs")
 def _softmax(node: Node) -> Found | None:
     left, right = operands(node)
     guarded = plus_constant(right)
-    above = next((factor for factor in factors(left) if is_node(factor, "exp")), None)
+    above = next((factor for factor in (*factors(left), *_summed(left)) if is_node(factor, "exp")), None)
     below = list(_summed(guarded[0] if guarded else right))
     if above is None or not below or any(less_maximum(part.inputs[0]) for part in (above, *below)):
         return None
