@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from gradwatch.probes.correctness import TENSOR_TOLERANCE, make_direction, slopes_along
+from gradwatch.probes.correctness import WHOLE_TOLERANCE, make_direction, slopes_along
 from gradwatch.probes.float64 import Float64Mode
 from gradwatch.probes.hooks import definition_of
 from gradwatch.probes.objectives import Objective
@@ -82,10 +82,10 @@ def is_wrong(call: Call) -> bool:
     found: Sequence[Tensor | None] = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
     gradients = {name: gradient for name, gradient in zip(wanted, found, strict=True) if gradient is not None}
     objective = Objective("local", float(total.detach()), gradients, frozenset(leaves))
-    for seed in SEEDS:
+    for seed in SEEDS:  # all that goes in moves together, as all weights do in a check of the whole
         direction = make_direction(run.base, list(run.base), seed, {})
         (slope,) = slopes_along(
-            direction, [objective], run.base, lambda moved: [float(run.total(moved))], TENSOR_TOLERANCE
+            direction, [objective], run.base, lambda moved: [float(run.total(moved))], WHOLE_TOLERANCE
         )
         if slope.verdict == "mismatch":
             return True
