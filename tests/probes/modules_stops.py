@@ -184,8 +184,8 @@ class FrozenForATerm(Probe):
     def loss(self, batch: Any) -> Tensor:
         x, y = batch
         main = functional.cross_entropy(self.head(self.features(x)), y)
-        self.head.requires_grad_(False)
-        confidence = self.head(self.features(x.roll(1, 1))).softmax(-1).square().mean()  # stops: frozen-for-a-term
+        self.head.requires_grad_(False)  # stops: frozen-for-a-term
+        confidence = self.head(self.features(x.roll(1, 1))).softmax(-1).square().mean()
         self.head.requires_grad_()
         return main - confidence
 

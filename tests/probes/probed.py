@@ -118,6 +118,26 @@ def _seeded(module: Callable[[], LightningModule]) -> LightningModule:
         np.random.set_state(numpy)  # noqa: NPY002 - as above
 
 
+def seed_all(seed: int = 1) -> None:
+    """Seed every generator that a module may draw from."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - user code draws from the global one
+
+
+def bits(module: LightningModule) -> Mapping[str, Tensor]:
+    """Return weights and buffers, those of layers in a plain list too."""
+    hidden = {
+        f"{name}.{index}.{key}": value
+        for name, layers in vars(module).items()
+        if isinstance(layers, list)
+        for index, layer in enumerate(layers)
+        if isinstance(layer, torch.nn.Module)
+        for key, value in layer.state_dict().items()
+    }
+    return {**module.state_dict(), **hidden}
+
+
 class Probe(LightningModule):
     """A module whose step is ``loss(batch)``, which is logged."""
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from tests.probes.lightning_modules import PROBED, Verdict
+from tests.probes.probed import bits, seed_all
 from tests.probes.wrong_backward import marked_lines
 
 if TYPE_CHECKING:
@@ -50,12 +51,6 @@ class Losses(Callback):
         self.values.append(float(loss.detach()))
 
 
-def seed_all(seed: int = 1) -> None:
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - user code draws from the global one
-
-
 def fit(case: Probed, folder: Path) -> tuple[LightningModule, list[float]]:
     """Train for four steps."""
     module, losses = case.build(), Losses()
@@ -75,19 +70,6 @@ def fit(case: Probed, folder: Path) -> tuple[LightningModule, list[float]]:
         trainer.fit(module, case.loader())
     assert trainer.global_step == STEPS
     return module, losses.values
-
-
-def bits(module: LightningModule) -> Mapping[str, Tensor]:
-    """Return weights and buffers, those of layers in a plain list too."""
-    hidden = {
-        f"{name}.{index}.{key}": value
-        for name, layers in vars(module).items()
-        if isinstance(layers, list)
-        for index, layer in enumerate(layers)
-        if isinstance(layer, torch.nn.Module)
-        for key, value in layer.state_dict().items()
-    }
-    return {**module.state_dict(), **hidden}
 
 
 def tensors(batch: Any) -> list[Tensor]:
