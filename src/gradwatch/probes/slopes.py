@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import sys
 from typing import TYPE_CHECKING, NamedTuple
@@ -88,7 +87,7 @@ class Slope(NamedTuple):
         numeric = _centred(rung)
         largest = max(self.scale, abs(numeric))
         difference = abs(self.autograd - numeric)
-        if math.isnan(difference):
+        if math.isnan(difference) or (difference and not largest):  # the square of 1e-200 is zero, and so is its scale
             return math.inf
         return difference / largest if difference else 0.0
 
@@ -112,9 +111,10 @@ class Slope(NamedTuple):
 
     def _first_step(self) -> float:
         """The step whose round-off is a tenth of the tolerance, but no smaller than the one that suits most losses."""
-        if not self.scale:
+        smallest = self.tolerance * self.scale
+        wanted = MARGIN * _round_off(self.value) / smallest if smallest else 0.0
+        if not math.isfinite(wanted):  # there is nothing to measure; the verdict will say so
             return FIRST_STEP
-        wanted = MARGIN * _round_off(self.value) / (self.tolerance * self.scale)
         return FIRST_STEP * 10.0 ** min(max(0, math.ceil(math.log10(max(wanted / FIRST_STEP, 1.0)))), _LARGEST_POWER)
 
     def _allowed(self, rung: Rung) -> float:
@@ -148,9 +148,12 @@ class Slope(NamedTuple):
         return abs(rung.plus - 2 * self.value + rung.minus) / rung.h
 
     def _is_noise(self) -> bool:
-        """Whether the error grows as the step shrinks, as that of a loss with more round-off than float64 has."""
-        errors = list(map(self.error_of, self.rungs))
-        return len(errors) > 1 and all(b > 3 * a for a, b in itertools.pairwise(errors))
+        """Whether the error grows as the step shrinks, as that of a loss with more round-off than float64 has.
+
+        That of round-off grows as 1/h, give or take its luck, and that of a kink stays: halfway between is the limit.
+        """
+        first, last = self.rungs[0], self.rungs[-1]
+        return self.error_of(last) > self.error_of(first) * math.sqrt(first.h / last.h) > 0
 
 
 _LARGEST_POWER = round(math.log10(LARGEST_STEP / FIRST_STEP))
