@@ -69,7 +69,7 @@ def measure_steps(rounds: float) -> list[steps.StepRatio]:
 def replay_table(scale: float) -> str:
     """Return what an incident costs."""
     rounds = max(2, round(replay.ROUNDS * scale))
-    costs = [replay.measure(name, bug, rounds) for name in replay.WORKLOADS for bug in replay.BUGS]
+    costs = [replay.measure(name, bug, rounds) for name, bug in replay.CASES]
     return (
         f"The folder of an incident of 100M parameters takes {replay.folder_seconds():.1f} s (goal: at most"
         f" {replay.FOLDER_LIMIT:g}).\n\n{replay.table(costs)}"

@@ -63,6 +63,19 @@ class Recurrent(nn.Module):
         return torch.stack(outputs, 1)
 
 
+class Elementwise(nn.Module):
+    """Twenty elementwise operations on two million numbers: a look at every result costs as much as the operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1000))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(10):
+            x = torch.relu(x * self.scale)
+        return x
+
+
 class Wide(nn.Module):
     """100M parameters in four layers."""
 
@@ -78,12 +91,13 @@ WORKLOADS: dict[str, Callable[[], tuple[nn.Module, Batch]]] = {
     "transformer": lambda: _of(steps.transformer()),
     "20 x conv + BatchNorm": lambda: _of(steps.resnet()),
     "LSTM cells, 64 steps": lambda: (Recurrent(), (torch.randn(32, 64, 128), torch.randn(32, 64, 128))),
+    "20 elementwise, 2M numbers": lambda: (Elementwise(), (torch.rand(2000, 1000), torch.rand(2000, 1000))),
     "100M parameters": lambda: (Wide(), (torch.randn(64, 5000), torch.randn(64, 5000))),
 }
 
 
 def measure(name: str, bug: str, rounds: int = ROUNDS) -> ReplayCost:
-    """Time normal steps and replays of a bad ``loss`` or a bad ``gradient`` in turn."""
+    """Time normal steps and replays of a step that is bad in one of the ways of ``BUGS`` in turn."""
     torch.manual_seed(0)
     network, batch = WORKLOADS[name]()
     network.train()
@@ -154,7 +168,14 @@ def bad_gradient(network: nn.Module, batch: Any) -> Tensor:
     return (out - y).square().mean() + (out * 0.0).square().sum().sqrt()
 
 
-BUGS = {"loss": bad_loss, "gradient": bad_gradient}
+def bad_everywhere(network: nn.Module, batch: Any) -> Tensor:
+    """Return a loss of infinity: the network is given nothing but infinities, made in the step."""
+    x, y = batch
+    return _error(network, ((x + 1.0) * 1e30 * 1e30, y))
+
+
+BUGS = {"loss": bad_loss, "gradient": bad_gradient, "every number": bad_everywhere}
+CASES = [(name, bug) for name in WORKLOADS for bug in BUGS if bug != "every number" or "elementwise" in name]
 
 
 def _error(network: nn.Module, batch: Any) -> Tensor:
