@@ -212,19 +212,23 @@ class ParameterCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Culprit:
-    """Whose backward is wrong: a module, and in it a custom ``autograd.Function`` where there is one."""
+    """Whose backward is wrong: a module, and in it a custom ``autograd.Function`` where there is one.
+
+    ``surrogate``: the function is constant where it has a gradient, as rounding with a straight-through derivative.
+    """
 
     module: str
     module_type: str
     function: str | None
     source: SourceLine | None
+    surrogate: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """What makes autograd differ from the numerical derivative on purpose, or by an accident that looks the same."""
 
-    kind: Literal["detach", "data", "no_grad", "grad", "frozen", "number", "hook"]
+    kind: Literal["detach", "data", "no_grad", "grad", "sample", "frozen", "number", "hook"]
     source: SourceLine | None
     message: str
 

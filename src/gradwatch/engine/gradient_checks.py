@@ -96,6 +96,7 @@ class GradientChecks:
         self._findings = GradientCheckFindings()
         self._blamed: dict[str, Culprit | None] = {}
         self._said: set[str] = set()
+        self._expect_stops = False
         self._checks = 0
         self.worst_error: float | None = None
 
@@ -129,7 +130,15 @@ class GradientChecks:
         names = list(named)
         each = [names[self._checks % len(names)]] if names else []
         effort = QUICK._replace(seed=self._checks)
-        report = probe.run(Request(samples=SAMPLES, effort=effort, each=each, blamed=self._blamed))
+        request = Request(
+            samples=SAMPLES,
+            effort=effort,
+            each=each,
+            blamed=self._blamed,
+            expect_stops=self._expect_stops,
+            first_sample=self._checks,
+        )
+        report = probe.run(request)
         self._checks += 1
         self._report(report, header, log_step)
 
@@ -155,6 +164,7 @@ class GradientChecks:
         }
 
     def _report(self, report: GradientCheckReport, header: dict[str, Any], log_step: int) -> None:
+        self._expect_stops = report.verdict == "explained"
         if report.verdict == "mismatch":
             wrong = [name for name, found in report.parameters.items() if found.correct == "mismatch"]
             self._blamed = {**dict.fromkeys(wrong, report.culprit), **self._blamed}

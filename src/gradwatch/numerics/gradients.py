@@ -47,7 +47,9 @@ def root_mean_square(tensor: Tensor) -> Tensor:
 
 
 def random_direction(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Return d = randn · max(rms(weight), 1e-3) in float64: a step along it is a *relative* change of the weight.
+    """Return d = randn · max(rms(weight), 1e-3): a step along it is a *relative* change of the weight.
+
+    In float32, or complex64: any direction will do, and half the memory.
 
     Args:
         weight: real or complex, of any shape.
@@ -55,9 +57,9 @@ def random_direction(weight: Tensor, generator: torch.Generator) -> Tensor:
 
     Reference: P. E. Gill, W. Murray, M. H. Wright, Practical Optimization (1981), section 8.6: steps in units of x.
     """
-    wide = torch.complex128 if weight.is_complex() else torch.float64
-    noise = torch.randn(weight.shape, generator=generator, dtype=wide)
-    return noise.to(weight.device) * root_mean_square(weight.detach()).clamp(min=SMALLEST_SCALE)
+    narrow = torch.complex64 if weight.is_complex() else torch.float32
+    noise = torch.randn(weight.shape, generator=generator, dtype=narrow).to(weight.device)
+    return noise.mul_(root_mean_square(weight.detach()).clamp(min=SMALLEST_SCALE).to(noise.real.dtype))
 
 
 def _flat(tensor: Tensor) -> Tensor:

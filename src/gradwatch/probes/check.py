@@ -12,9 +12,10 @@ import torch
 
 from gradwatch.numerics import agreement
 from gradwatch.probes.evaluation import Evaluator, WritesWeightsError
-from gradwatch.probes.investigation import THOROUGH, Answer, Effort, Outcome, investigate
+from gradwatch.probes.investigation import SUSPECT, THOROUGH, Answer, Effort, Outcome, investigate
 from gradwatch.probes.localise import find_culprit
 from gradwatch.probes.measurement import Measurement
+from gradwatch.probes.narrow import NarrowWatch
 from gradwatch.probes.objectives import LOSS, Objective
 from gradwatch.probes.padding import PaddingWatch
 from gradwatch.probes.precision import Precision, compare, poor
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gradwatch")
 
-# Of float32 weights, in bytes: two copies in float64 and a gradient there, beside a copy and a gradient as trained.
-WIDENING = 2
+# Random operations whose derivative is no derivative of their result for fixed random numbers: M. Figurnov, S. Mohamed,
+# A. Mnih, Implicit Reparameterization Gradients (NeurIPS 2018).
+IMPLICIT = frozenset({"standard_gamma", "sample_dirichlet"})
+
+# Beside a copy and a gradient as trained, in their bytes: weights and gradients in float64, and a direction in float32.
+WIDENING = 2.5
 # A loss that comes out twice, in float64, must be the same but for round-off.
 REPEATS = 1e-9
 
@@ -52,13 +57,16 @@ class Request(NamedTuple):
 
     ``samples``: how many samples of the batch to use for derivatives; None takes all. ``effort``: along how many
     directions. ``each``: names of tensors to check one by one in any case, None for all. ``blamed``: culprits that are
-    known, by tensor, and not looked for again.
+    known, by tensor, and not looked for again. ``expect_stops``: the step is known to stop gradients on purpose.
+    ``first_sample``: which few samples, as a count of those that were used before.
     """
 
     samples: int | None = None
     effort: Effort = THOROUGH
     each: Collection[str] | None = None
     blamed: Mapping[str, Culprit | None] = MappingProxyType({})
+    expect_stops: bool = False
+    first_sample: int = 0
 
 
 class GradientProbe:
@@ -82,6 +90,7 @@ class GradientProbe:
     ) -> None:
         self._whole_batch = Evaluator(module, optimizers, runner, moment, named)
         self._batch = moment.batch
+        self._trains = False  # whether the step has run as it trains
         self._optimizers = list(optimizers)
 
     def run(self, request: Request) -> GradientCheckReport:
@@ -92,25 +101,36 @@ class GradientProbe:
         except (NotCheckableError, CommunicationNeeded, CannotRepeatError, WritesWeightsError) as error:
             report = not_checkable(str(error), self._whole_batch.named)
         except Exception as error:  # noqa: BLE001 - the user's step on a copy, in a format that it was not written for
-            why = f"the step failed on a copy in float64 with {type(error).__name__}: {_first_line(error)}"
+            where = " in float64" if self._trains else ""
+            why = f"the step failed on a copy{where} with {type(error).__name__}: {_first_line(error)}"
             report = not_checkable(why, self._whole_batch.named)
         return _with(report, seconds=time.perf_counter() - started)
 
     def _checked(self, request: Request) -> GradientCheckReport:
         self._make_sure_of_memory()
-        evaluator, trained, samples = self._few_samples(request.samples)
+        if not self._whole_batch.named:
+            raise NotCheckableError("there are no weights to differentiate: no parameter requires a gradient")
+        evaluator, trained, samples = self._few_samples(request)
+        self._trains = True
         padding = PaddingWatch()
         masks: dict[str, Tensor] = {}
         format_trained = evaluator.precision
+        if not any(objective.gradients for objective in trained):
+            raise NotCheckableError(
+                "no gradient reaches any weight of the module: does the loss use the one it is given?"
+            )
         wide, notes = _wide_gradients(evaluator, padding, masks)
+        precision = {} if notes else compare(trained, wide)
+        del trained  # a gradient takes as much memory as the weights
         _make_sure_of_repetition(evaluator, wide)
         measurement = Measurement(evaluator, wide, evaluator.weights, masks)
         names = list(evaluator.named)
         each = names if request.each is None else [name for name in request.each if name in evaluator.named]
-        outcome = investigate(measurement, names, each, request.effort)
+        outcome = investigate(measurement, each, request.effort, expect_stops=request.expect_stops)
         verdict, reason = _verdict(outcome)
+        if verdict in SUSPECT:
+            _make_sure_of_derivatives(evaluator)
         culprit = _culprit(evaluator, outcome, request.blamed) if verdict == "mismatch" else None
-        precision = {} if notes else compare(trained, wide)
         if samples is not None and poor(precision, format_trained):
             # Few samples may cancel, as in a normalisation over the batch: before anything is said, ask the whole one.
             precision = compare(self._whole_batch.as_trained(record=True), self._whole_batch.gradients())
@@ -135,12 +155,13 @@ class GradientProbe:
         needed = bytes_needed(
             self._whole_batch.module, self._optimizers, with_optimizer_state=False, share_weights=False
         )
-        if not fits({device: size * WIDENING for device, size in needed.items()}):
+        if not fits({device: int(size * WIDENING) for device, size in needed.items()}):
             raise NotCheckableError("memory: a copy in float64 would take more than half of what is free")
 
-    def _few_samples(self, samples: int | None) -> tuple[Evaluator, list[Objective], int | None]:
+    def _few_samples(self, request: Request) -> tuple[Evaluator, list[Objective], int | None]:
         """Return what runs the step on a few samples, or on all where it does not run on few."""
-        cut = None if samples is None else few_samples(self._batch, samples)
+        samples = request.samples
+        cut = None if samples is None else few_samples(self._batch, samples, request.first_sample)
         if cut is not None:
             evaluator = self._whole_batch.with_batch(cut)
             try:
@@ -228,6 +249,22 @@ def _culprit(evaluator: Evaluator, outcome: Outcome, blamed: Mapping[str, Culpri
         return None
 
 
+def _make_sure_of_derivatives(evaluator: Evaluator) -> None:
+    """Before a backward is called wrong: is all of the step in float64, and are samples differentiated as such."""
+    implicit = sorted(evaluator.drawn & IMPLICIT)
+    if implicit:
+        raise NotCheckableError(
+            f"the step draws by {' and '.join(implicit)}, whose samples are differentiated implicitly, not as a"
+            " function of fixed random numbers"
+        )
+    watch = NarrowWatch()
+    evaluator.gradients(None, watch)
+    if watch.found is not None:
+        raise NotCheckableError(
+            f"part of the step computes in a narrower format than float64, whatever is asked: {watch.found}"
+        )
+
+
 def _verdict(outcome: Outcome) -> tuple[CheckVerdict, str]:
     verdicts = {name: answer.verdict for name, answer in outcome.tensors.items()}
     wrong = [name for name, verdict in verdicts.items() if verdict == "mismatch"]
@@ -259,8 +296,9 @@ def _record(name: str, outcome: Outcome, precision: Mapping[str, Precision], rep
         "difference": difference,
     }
     if answer is None or not answer.slopes:
-        whole = outcome.whole.verdict
-        return ParameterCheck(correct=whole, **known)  # type: ignore[arg-type]
+        # After a mismatch, a tensor that was not asked has not been told from those that are wrong.
+        unasked: CheckVerdict = "not_resolvable" if outcome.whole.verdict in SUSPECT else outcome.whole.verdict
+        return ParameterCheck(correct=answer.verdict if answer else unasked, **known)  # type: ignore[arg-type]
     slopes = [slope for slope in answer.slopes if slope.rungs]
     products = sum((s.autograd - s.numeric) ** 2 for s in slopes) ** 0.5
     norms = sum(s.autograd**2 for s in slopes) ** 0.5 + sum(s.numeric**2 for s in slopes) ** 0.5

@@ -25,13 +25,13 @@ TENSOR_TOLERANCE = 1e-4
 
 
 class Direction(NamedTuple):
-    """A change of some weights, by name; float64."""
+    """A change of some weights, by name."""
 
     changes: Mapping[str, Tensor]
 
     def moved(self, weights: Mapping[str, Tensor], step: float) -> dict[str, Tensor]:
         """Return the weights a step along the direction."""
-        return {name: weights[name] + step * change for name, change in self.changes.items()}
+        return {name: torch.add(weights[name], change, alpha=step) for name, change in self.changes.items()}
 
 
 def make_direction(

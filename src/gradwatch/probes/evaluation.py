@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,7 @@ from gradwatch.replica.tensors import tensors_in
 from gradwatch.replica.unnoticed import unnoticed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from torch import nn
     from torch.optim import Optimizer
@@ -62,7 +63,7 @@ class Evaluator:
         self._runner, self._moment = runner, moment
         self._tape = RandomTape()
         self._guarded = True
-        self._weights: dict[str, Tensor] = {}
+        self.weights = WideWeights(self.named)
 
     def with_batch(self, batch: object) -> Evaluator:
         """Return an evaluator of the same step on another batch, which knows whether the step needs a guard."""
@@ -77,11 +78,9 @@ class Evaluator:
         return self._tape.narrowest
 
     @property
-    def weights(self) -> Mapping[str, Tensor]:
-        """The parameters in float64, exactly as they are in training."""
-        if not self._weights:
-            self._weights = {name: _wide_clone(parameter) for name, parameter in self.named.items()}
-        return self._weights
+    def drawn(self) -> frozenset[str]:
+        """The names of the random operations of the recorded step."""
+        return self._tape.drawn
 
     def as_trained(self, *modes: Mode, record: bool = False, around: Around | None = None) -> list[Objective]:
         """Run the step at the precision of the training; return its objectives with their gradients.
@@ -99,7 +98,7 @@ class Evaluator:
         recorder = [self._tape.recorder()] if record else []
         self._run(objectives, guard if self._guarded else None, [*recorder, *modes], around=around)
         self._guarded = self._guarded and not guard.is_idle
-        written = [name for name, copied in objectives.copies.items() if not torch.equal(copied, self.named[name])]
+        written = [name for name, copied in objectives.copies.items() if _differ(copied, self.named[name])]
         if written:
             raise WritesWeightsError(f"the step writes into its own weights ({', '.join(written[:3])})")
         return objectives.finish()
@@ -201,6 +200,28 @@ class Evaluator:
             rest += [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for tensor in {id(tensor): tensor for tensor in rest if id(tensor) not in known}.values():
             tensor.data = _wide_clone(tensor)
+
+
+class WideWeights(Mapping[str, Tensor]):
+    """The parameters in float64, exactly as they are in training; made anew at each look-up, and never kept."""
+
+    def __init__(self, named: Mapping[str, Tensor]) -> None:
+        self._named = named
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _wide_clone(self._named[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._named)
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    if torch.equal(one, other):
+        return False
+    return not (one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all()))
 
 
 def _held(module: nn.Module) -> list[Tensor]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
+from gradwatch.tracing.custom_functions import ApplicationWatch, is_users_own
 from gradwatch.tracing.function_mode import FunctionMode
 from gradwatch.tracing.writes import writes_in_place
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
 
 WIDE: dict[torch.dtype, torch.dtype] = {
     torch.float32: torch.float64,
@@ -28,6 +30,7 @@ _CASTS: dict[Any, Any] = {
     Tensor.chalf: torch.Tensor.cdouble,  # type: ignore[attr-defined]
 }
 _TYPE_NAMES = {f"torch.{kind}Tensor": "torch.DoubleTensor" for kind in ("Float", "Half", "BFloat16")}
+_TYPES = (torch.FloatTensor, torch.HalfTensor, torch.BFloat16Tensor)
 # What is asked about a tensor, not computed from it: a copy would answer for another.
 _ABOUT_IT = frozenset(
     {"__get__", "__set__", "__delete__", "register_hook", "register_post_accumulate_grad_hook", "requires_grad_"}
@@ -42,6 +45,25 @@ class Float64Mode(FunctionMode):
     (TorchScript, kernels of third parties) is not reached.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._applications, self._entered = ApplicationWatch(_apply_widened), 0
+
+    def __enter__(self) -> Self:
+        if not self._entered:  # a backward pass enters it again
+            self._applications.__enter__()
+        self._entered += 1
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        self._entered -= 1
+        if not self._entered:
+            self._applications.__exit__(kind, error, traceback)
+
     def call(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run one function in float64."""
         name = getattr(func, "__name__", "")
@@ -53,7 +75,12 @@ class Float64Mode(FunctionMode):
         return widened(result) if isinstance(result, Tensor) else result
 
 
-def widened(value: Any) -> Any:
+def _apply_widened(cls: type, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
+    """A custom function is given what it is given, by no function that a mode would see."""
+    return apply(*map(widened, args)) if is_users_own(cls) else apply(*args)
+
+
+def widened(value: Any) -> Any:  # noqa: PLR0911 - one return for each kind of value
     """Return tensors, formats and names of tensor types in their wide counterpart, also in lists, tuples and dicts."""
     if isinstance(value, Tensor):
         wide = WIDE.get(value.dtype)
@@ -62,6 +89,8 @@ def widened(value: Any) -> Any:
         return WIDE.get(value, value)
     if isinstance(value, str):
         return _TYPE_NAMES.get(value, value)
+    if isinstance(value, type):
+        return torch.DoubleTensor if any(value is one for one in _TYPES) else value
     if type(value) in {list, tuple}:
         return type(value)(map(widened, value))
     if type(value) is dict:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gradwatch.probes.correctness import TENSOR_TOLERANCE, WHOLE_TOLERANCE
 from gradwatch.probes.hooks import HooksSilenced
 from gradwatch.probes.slopes import Slope, worst
-from gradwatch.probes.stop_gradients import OtherPathError, StopGradients
+from gradwatch.probes.stop_gradients import ALL_KINDS, OtherPathError, StopGradients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,15 +25,19 @@ SUSPECT = frozenset({"mismatch", "kink"})
 
 
 class Effort(NamedTuple):
-    """Along how many directions all weights together, and each tensor by itself, are checked; the seed of the first."""
+    """Along how many directions all weights together, and each tensor by itself, are checked; the seed of the first.
+
+    ``most``: how many single tensors are asked, and how many groups after a failure.
+    """
 
     directions: int
     tensor_directions: int
+    most: int
     seed: int = 0
 
 
-THOROUGH = Effort(directions=3, tensor_directions=2)
-QUICK = Effort(directions=2, tensor_directions=1)
+THOROUGH = Effort(directions=3, tensor_directions=2, most=64)
+QUICK = Effort(directions=2, tensor_directions=1, most=12)
 
 
 class Answer(NamedTuple):
@@ -62,38 +66,96 @@ class Outcome(NamedTuple):
     explanations: list[Explanation]
 
 
-def investigate(measurement: Measurement, names: Collection[str], each: Collection[str], effort: Effort) -> Outcome:
+def investigate(
+    measurement: Measurement, each: Collection[str], effort: Effort, *, expect_stops: bool = False
+) -> Outcome:
     """Check all weights together along a few directions, then single tensors.
 
     Args:
         measurement: at the weights of the training.
-        names: of all parameters.
-        each: of those that are checked one by one in any case; after a failure all are.
-        effort: how many directions.
+        each: names of tensors that are checked one by one in any case.
+        effort: how many directions, and how many single tensors at most.
+        expect_stops: the step is known to stop gradients on purpose: it is checked with them held constant at once.
     """
-    whole = _ask_all(measurement, names, effort)
-    if whole.verdict in SUSPECT:
-        each = names
-    tensors = {name: _ask_tensor(measurement, name, effort) for name in each}
+    if expect_stops:
+        outcome = _with_stops_held(measurement, effort)
+        if outcome is not None:
+            return outcome
+    whole = _ask_all(measurement, effort)
+    tensors = {name: _ask_tensor(measurement, name, effort) for name in _spread(each, effort.most)}
     suspects = [name for name, answer in tensors.items() if answer.verdict in SUSPECT]
     if not suspects and whole.verdict not in SUSPECT:
         return Outcome(whole, tensors, [])
     return _explained(measurement, Outcome(whole, tensors, []), suspects, effort)
 
 
-def _explained(measurement: Measurement, outcome: Outcome, suspects: list[str], effort: Effort) -> Outcome:
-    """Ask again with every stop of a gradient held constant and every hook left out, then a little further on."""
+def _with_stops_held(measurement: Measurement, effort: Effort) -> Outcome | None:
+    """Return the outcome if everything agrees with the stops held constant."""
     stops, hooks = StopGradients(), HooksSilenced()
     try:
-        freed = measurement.without_stops(stops, hooks)
-        outcome = _ask_again(outcome, suspects, freed, effort, _explain)
-    except OtherPathError:  # the step stops gradients at other places when its weights move
-        freed = measurement
+        whole = _ask_all(measurement.without_stops(stops, hooks), effort)
+    except OtherPathError:
+        return None
     explanations = [*stops.explanations(), *hooks.explanations()]
-    left = [name for name in suspects if outcome.tensors[name].verdict in SUSPECT]
+    if whole.verdict != "pass" or not explanations:
+        return None
+    by_objective: dict[str, CheckVerdict] = dict.fromkeys(whole.by_objective, "explained")
+    return Outcome(whole._replace(verdict="explained", by_objective=by_objective), {}, explanations)
+
+
+def _explained(measurement: Measurement, outcome: Outcome, suspects: list[str], effort: Effort) -> Outcome:
+    """Ask again with the stops of gradients held constant and the hooks left out, then a little further on."""
+    freed, explanations = measurement, []
+    for kinds in (ALL_KINDS, ALL_KINDS - {"no_grad"}):
+        stops, hooks = StopGradients(kinds), HooksSilenced()
+        try:
+            freed = measurement.without_stops(stops, hooks)
+            asked = _ask_again(outcome, suspects, freed, effort, _explain)
+        except OtherPathError:  # the step stops gradients at other places when its weights move
+            continue
+        explanations = [*stops.explanations(), *hooks.explanations()]
+        settled = asked.whole.verdict not in SUSPECT and not _left(asked, suspects)
+        # What is computed without gradients may be an input of a custom function that differentiates it rightly.
+        if settled or "no_grad" not in stops.kinds or len(stops.kinds) == 1:
+            outcome = asked
+            break
+    left = _left(outcome, suspects)
     if left or outcome.whole.verdict in SUSPECT:
         outcome = _ask_again(outcome, left, freed.nearby(effort.seed), effort, _move_on)
+    if outcome.whole.verdict == "mismatch":
+        names = [name for name in measurement.weights if name not in outcome.tensors]
+        outcome = outcome._replace(tensors={**outcome.tensors, **_told_apart(freed, names, effort)})
     return outcome._replace(explanations=explanations if _any_explained(outcome) else [])
+
+
+def _left(outcome: Outcome, suspects: Collection[str]) -> list[str]:
+    return [name for name in suspects if outcome.tensors[name].verdict in SUSPECT]
+
+
+def _told_apart(measurement: Measurement, names: list[str], effort: Effort) -> dict[str, Answer]:
+    """Find the tensors that are wrong by halving groups; where the effort ends, those left are told from none."""
+    found: dict[str, Answer] = {}
+    groups = [names] if names else []
+    for _ in range(effort.most):
+        if not groups:
+            break
+        group = groups.pop(0)
+        tolerance = TENSOR_TOLERANCE if len(group) == 1 else WHOLE_TOLERANCE
+        answer = _ask(measurement, group, tolerance, _seeds(effort, effort.tensor_directions))
+        if len(group) == 1:
+            found[group[0]] = answer
+        elif answer.verdict in SUSPECT:
+            groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+        else:
+            found.update(dict.fromkeys(group, answer._replace(slopes=())))
+    return found
+
+
+def _spread(names: Collection[str], most: int) -> list[str]:
+    """Return at most that many names, evenly spread over all."""
+    listed = list(names)
+    every = -(-len(listed) // most)
+    return listed[::every] if listed else []
 
 
 def _ask_again(
@@ -104,7 +166,7 @@ def _ask_again(
         tensors[name] = merge(tensors[name], _ask_tensor(measurement, name, effort))
     whole = outcome.whole
     if whole.verdict in SUSPECT:
-        whole = merge(whole, _ask_all(measurement, list(measurement.weights), effort))
+        whole = merge(whole, _ask_all(measurement, effort))
     return outcome._replace(whole=whole, tensors=tensors)
 
 
@@ -152,8 +214,8 @@ def _any_explained(outcome: Outcome) -> bool:
     return "explained" in {outcome.whole.verdict, *(answer.verdict for answer in outcome.tensors.values())}
 
 
-def _ask_all(measurement: Measurement, names: Collection[str], effort: Effort) -> Answer:
-    return _ask(measurement, names, WHOLE_TOLERANCE, _seeds(effort, effort.directions))
+def _ask_all(measurement: Measurement, effort: Effort) -> Answer:
+    return _ask(measurement, list(measurement.weights), WHOLE_TOLERANCE, _seeds(effort, effort.directions))
 
 
 def _ask_tensor(measurement: Measurement, name: str, effort: Effort) -> Answer:

@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from gradwatch.probes.evaluation import Evaluator
+    from gradwatch.probes.slopes import Slope
     from gradwatch.replica.copying import SideCopy
 
 SEEDS = (1, 2, 3)
 MAX_APPLICATIONS = 500
-CALLS_OF_A_MODULE = 2
+CALLS_OF_A_MODULE = 8
 
 
 class Call(NamedTuple):
@@ -56,27 +57,39 @@ def find_culprit(evaluator: Evaluator) -> Culprit | None:
 
 
 def _wrong_function(evaluator: Evaluator) -> Culprit | None:
+    surrogate: Culprit | None = None
     for function, call in _applications(evaluator):
-        if is_wrong(call):
-            line = call.place.source_line() if call.place else definition_of(function.forward)
-            return Culprit(
-                module=call.location.path,
-                module_type=call.location.type,
-                function=function.__name__,
-                source=line,
-            )
-    return None
+        wrong = wrong_slope(call)
+        if wrong is None:
+            continue
+        line = call.place.source_line() if call.place else definition_of(function.forward)
+        culprit = Culprit(
+            module=call.location.path,
+            module_type=call.location.type,
+            function=function.__name__,
+            source=line,
+            surrogate=wrong.is_flat,
+        )
+        if not culprit.surrogate:
+            return culprit
+        surrogate = surrogate or culprit  # meant, most likely: is there another?
+    return surrogate
 
 
 def is_wrong(call: Call) -> bool:
     """Whether a call's derivative disagrees with its differences along any of a few directions."""
+    return wrong_slope(call) is not None
+
+
+def wrong_slope(call: Call) -> Slope | None:
+    """Return the first slope along which a call's derivative disagrees with its differences."""
     run = _Rerun(call)
     if not run.base:
-        return False
+        return None
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in run.base.items()}
     total = run.total(leaves)
     if not total.requires_grad:
-        return False
+        return None
     # Weights take part as themselves: a module looks them up where they are.
     wanted = {name: call.weights.get(name, leaf) for name, leaf in leaves.items()}
     found: Sequence[Tensor | None] = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)
@@ -88,8 +101,8 @@ def is_wrong(call: Call) -> bool:
             direction, [objective], run.base, lambda moved: [float(run.total(moved))], WHOLE_TOLERANCE
         )
         if slope.verdict == "mismatch":
-            return True
-    return False
+            return slope
+    return None
 
 
 class _Rerun:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Their result depends on the values of their input, not on random numbers alone; their masks agree in every format.
 _DEPENDS_ON_INPUT = ("dropout", "rrelu", "gamma", "dirichlet", "attention")
+_NORMAL = frozenset({"Tensor_float", "float_Tensor", "Tensor_Tensor"})  # its overloads with a mean or std to depend on
 
 
 class OtherSequenceError(RuntimeError):
@@ -39,6 +40,11 @@ class RandomTape:
         return min((str(f).removeprefix("torch.") for f in formats), key=_rank, default=None)
 
     @property
+    def drawn(self) -> frozenset[str]:
+        """The names of the random operations of the recorded step."""
+        return frozenset(self._recorder.names) if self._recorder else frozenset()
+
+    @property
     def matters(self) -> bool:
         """Whether the step drew anything, and anything else in its last run in float64 than what was recorded."""
         return bool(self._taken) and (self._player is None or self._player.differs)
@@ -61,6 +67,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._taken = taken
         self.formats: set[torch.dtype] = set()
+        self.names: set[str] = set()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -69,6 +76,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor) and result.is_floating_point() and not operation(func).view:
             self.formats.add(result.dtype)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.names.add(operation(func).name)
         if _draws(func) and isinstance(result, Tensor):
             self._taken.append((operation(func).name, result.detach().clone()))
         return result
@@ -103,6 +112,8 @@ class _Player(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _draws(func: Any) -> bool:
+    if func._schema.name == "aten::normal" and func._overloadname in _NORMAL:  # noqa: SLF001 - as in tracing.operations
+        return False
     return torch.Tag.nondeterministic_seeded in func.tags and not any(
         part in func._schema.name  # noqa: SLF001 - as in tracing.operations
         for part in _DEPENDS_ON_INPUT

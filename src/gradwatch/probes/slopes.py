@@ -63,6 +63,11 @@ class Slope(NamedTuple):
         return self._replace(rungs=(*self.rungs, rung))
 
     @property
+    def is_flat(self) -> bool:
+        """Whether the objective does not move at all, although autograd says that it does."""
+        return self.autograd != 0 and all(rung.plus == rung.minus for rung in self.rungs)
+
+    @property
     def passed(self) -> bool:
         """Whether the last rung agrees with autograd."""
         return bool(self.rungs) and self.error_of(self.rungs[-1]) <= self._allowed(self.rungs[-1])
@@ -111,6 +116,8 @@ class Slope(NamedTuple):
 
     def _first_step(self) -> float:
         """The step whose round-off is a tenth of the tolerance, but no smaller than the one that suits most losses."""
+        if not self.scale:  # no gradient: is there a slope, however small?
+            return LARGEST_STEP
         smallest = self.tolerance * self.scale
         wanted = MARGIN * _round_off(self.value) / smallest if smallest else 0.0
         if not math.isfinite(wanted):  # there is nothing to measure; the verdict will say so

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import CheckpointFunction
 
 from gradwatch.records import Explanation
 from gradwatch.tracing.custom_functions import ApplicationWatch
@@ -19,10 +20,11 @@ from gradwatch.tracing.source import Place, user_place
 from gradwatch.tracing.writes import writes_in_place
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from types import TracebackType
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 _REQUIRES_GRAD = Tensor.requires_grad.__set__  # type: ignore[attr-defined]
 _NUMBERS = frozenset({"item", "tolist", "numpy", "__float__", "__int__", "__index__", "__array__", "__complex__"})
 _NO_VALUES = frozenset(
@@ -33,9 +35,13 @@ _MESSAGES = {
     "data": ".data ends the gradient here",
     "no_grad": "this is computed with gradients switched off",
     "grad": "autograd.grad without create_graph=True returns constants",
+    "sample": "torch.normal draws without a gradient to its mean and std (rsample has one)",
     "frozen": "requires_grad is switched off here",
     "number": "this becomes a plain number, which takes no gradient along",
 }
+
+
+ALL_KINDS = frozenset(_MESSAGES)
 
 
 class OtherPathError(RuntimeError):
@@ -53,9 +59,10 @@ class Stop(NamedTuple):
 class StopGradients:
     """The stops of one step, recorded by one mode and held constant by others."""
 
-    def __init__(self) -> None:
+    def __init__(self, kinds: Collection[str] = ALL_KINDS) -> None:
         self._stops: list[Stop] = []
         self._moving: set[int] = set()
+        self._kinds = kinds
 
     def __len__(self) -> int:
         return len(self._stops)
@@ -63,11 +70,17 @@ class StopGradients:
     def recorder(self) -> FunctionMode:
         """Return a mode that records every stop of a step."""
         self._stops.clear()
+        self._moving.clear()
         return _StopMode(self._stops, None)
 
     def held(self) -> FunctionMode:
-        """Return a mode under which every stop has the value that was recorded."""
-        return _StopMode(self._stops, self._moving)
+        """Return a mode under which every stop of ``kinds`` has the value that was recorded."""
+        return _StopMode(self._stops, self._moving, self._kinds)
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of the stops that were recorded."""
+        return frozenset(stop.kind for stop in self._stops)
 
     def explanations(self) -> list[Explanation]:
         """Return the lines whose value would have moved with the weights, once each."""
@@ -84,10 +97,10 @@ class StopGradients:
 class _StopMode(FunctionMode):
     """Records stops, or with ``moving`` plays them back and notes the indices of those that would have moved."""
 
-    def __init__(self, stops: list[Stop], moving: set[int] | None) -> None:
+    def __init__(self, stops: list[Stop], moving: set[int] | None, kinds: Collection[str] = ALL_KINDS) -> None:
         super().__init__()
-        self._stops, self._moving, self._next = stops, moving, 0
-        self._applications, self._entered = ApplicationWatch(), 0
+        self._stops, self._moving, self._kinds, self._next = stops, moving, kinds, 0
+        self._applications, self._entered = ApplicationWatch(_without_checkpoint), 0
         self._frozen: dict[int, Tensor] = {}
 
     def __enter__(self) -> Self:
@@ -109,6 +122,10 @@ class _StopMode(FunctionMode):
         """Run one function; what it returns is a constant if it stops the gradient."""
         if _switches(func, args):
             return self._switched(func, args, kwargs)
+        if func == _SET_DATA:
+            # What is computed from here on is off by a constant, and gets the gradient of what was there before.
+            offset = self._constant("data", args[1] - args[0].detach()) if args[1].shape == args[0].shape else None
+            return func(args[0], args[1] if offset is None else args[0].detach() + offset)
         if func is functional.gumbel_softmax and kwargs.get("hard"):
             soft = func(*args, **{**kwargs, "hard": False})
             offset = self._constant("detach", _one_hot(soft, kwargs.get("dim", -1)) - soft.detach())
@@ -144,18 +161,22 @@ class _StopMode(FunctionMode):
         index, self._next = self._next, self._next + 1
         if index >= len(self._stops) or self._stops[index].kind != kind:
             raise OtherPathError(f"{kind} where there was none at the first time")
+        if kind not in self._kinds:
+            return value
         recorded = self._stops[index].value
         if not _same(value, recorded):
             self._moving.add(index)
         return _copy(recorded)
 
 
-def _kind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+def _kind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:  # noqa: PLR0911 - one for each kind
     name = getattr(func, "__name__", "")
     if func == _DATA:  # each look-up of a getter makes a new object
         return "data" if args[0].requires_grad else None
     if func is torch.autograd.grad:
         return None if kwargs.get("create_graph") else "grad"
+    if func is torch.normal and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args):
+        return "sample"
     if name in _NO_VALUES:
         return None
     needs_gradient = bool(args) and isinstance(args[0], Tensor) and args[0].requires_grad
@@ -164,6 +185,14 @@ def _kind(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | No
     if name in _NUMBERS:
         return "number" if needs_gradient else None
     return None if torch.is_grad_enabled() else "no_grad"
+
+
+def _without_checkpoint(cls: type, args: tuple[Any, ...], apply: Callable[..., Any]) -> Any:
+    """Run what a reentrant checkpoint runs with gradients switched off as it will run in the backward pass."""
+    if cls is not CheckpointFunction:
+        return apply(*args)
+    function, _preserve, *given = args
+    return function(*given)
 
 
 def _switches(func: Any, args: Sequence[Any]) -> bool:

@@ -31,6 +31,10 @@ def format_check(report: GradientCheckReport) -> str:
         lines.append(f"  culprit       {what}{culprit.module or 'the module itself'} ({culprit.module_type or '-'})")
         if culprit.source is not None:
             lines.append(f"                {culprit.source.file}:{culprit.source.line}  {culprit.source.code}")
+        if culprit.surrogate:
+            lines.append(
+                "                constant where it has a gradient: a straight-through derivative is no mistake"
+            )
     for explanation in report.explanations:
         source = explanation.source
         where = f"{source.file}:{source.line}  {source.code}" if source else "a line that is not known"

@@ -22,7 +22,7 @@ class ApplicationWatch:
             the function is applied, and no more.
 
     Attributes:
-        depth: how many applications are under way; their forward runs with gradients switched off.
+        depth: how many applications of the user's own are under way; their forward runs with gradients switched off.
     """
 
     def __init__(self, around: Applied | None = None) -> None:
@@ -38,14 +38,15 @@ class ApplicationWatch:
 
         def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
             def run(*again: Any) -> Any:
-                self.depth += 1
+                self.depth += own
                 try:
                     if inherited is not None:  # another watch
                         return inherited.__func__(cls, *again, **kwargs)
                     return super(base, cls).apply(*again, **kwargs)  # type: ignore[misc]
                 finally:
-                    self.depth -= 1
+                    self.depth -= own
 
+            own = is_users_own(cls)
             if threading.get_ident() != self._thread:
                 return super(base, cls).apply(*args, **kwargs)  # type: ignore[misc]
             return self._around(cls, args, run)

@@ -38,7 +38,7 @@ class FunctionMode(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-_BACKWARDS = frozenset({torch.autograd.backward, torch.autograd.grad})
+_BACKWARDS = frozenset({torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad})
 
 
 def unseen() -> AbstractContextManager[object]:
