@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class NarrowWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the first operation of a forward pass that takes wide numbers and returns narrow ones.
 
-    That is code which ``Float64Mode`` does not reach: TorchScript, other threads. A backward pass may round as it likes.
+    It is code that ``Float64Mode`` does not reach: TorchScript, other threads. A backward may round as it likes.
 
     Attributes:
         found: the operation, with its line; None if there was none.
