@@ -103,12 +103,17 @@ def _precision(check: GradientCheck) -> Finding | None:
         "warning",
         layer=name,
         message=f"The gradient of {name} in {check.precision} is {worst.precision_error:.1%} off the one in float64"
-        f" (cosine {worst.cosine or 0.0:.3f}), more than the format accounts for; so are those of"
-        f" {len(check.imprecise) - 1} other tensors.",
+        f" (cosine {worst.cosine or 0.0:.3f}), more than the format accounts for{_others(len(check.imprecise) - 1)}.",
         evidence={"precision_error": {key: check.parameters[key].precision_error for key in check.imprecise[:SHOWN]}},
         advice="Look for a large sum or a difference of nearly equal numbers in the layer; compute it in float32"
         " (torch.autocast(device, enabled=False)), or use bf16 where fp16 loses range.",
     )
+
+
+def _others(count: int) -> str:
+    if not count:
+        return ""
+    return "; so is that of 1 other tensor" if count == 1 else f"; so are those of {count} other tensors"
 
 
 def _irreproducible(check: GradientCheck, deterministic: bool) -> Finding | None:  # noqa: FBT001 - told by its caller
