@@ -16,7 +16,7 @@ from gradwatch.probes.investigation import SUSPECT, THOROUGH, Answer, Effort, Ou
 from gradwatch.probes.localise import find_culprit
 from gradwatch.probes.measurement import Measurement
 from gradwatch.probes.narrow import NarrowWatch
-from gradwatch.probes.objectives import LOSS, Objective
+from gradwatch.probes.objectives import LOSS, NoLossError, Objective
 from gradwatch.probes.padding import PaddingWatch
 from gradwatch.probes.precision import Precision, compare, poor
 from gradwatch.probes.random_tape import OtherSequenceError
@@ -98,7 +98,7 @@ class GradientProbe:
         started = time.perf_counter()
         try:
             report = self._checked(request)
-        except (NotCheckableError, CommunicationNeeded, CannotRepeatError, WritesWeightsError) as error:
+        except (NotCheckableError, NoLossError, CommunicationNeeded, CannotRepeatError, WritesWeightsError) as error:
             report = not_checkable(str(error), self._whole_batch.named)
         except Exception as error:  # noqa: BLE001 - the user's step on a copy, in a format that it was not written for
             where = " in float64" if self._trains else ""
@@ -107,9 +107,9 @@ class GradientProbe:
         return _with(report, seconds=time.perf_counter() - started)
 
     def _checked(self, request: Request) -> GradientCheckReport:
-        self._make_sure_of_memory()
         if not self._whole_batch.named:
-            raise NotCheckableError("there are no weights to differentiate: no parameter requires a gradient")
+            raise NotCheckableError("no parameter takes a gradient")
+        self._make_sure_of_memory()
         evaluator, trained, samples = self._few_samples(request)
         self._trains = True
         padding = PaddingWatch()

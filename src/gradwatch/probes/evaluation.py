@@ -177,6 +177,7 @@ class Evaluator:
             if moment.random_state is not None:
                 randomness.restore(moment.random_state, randomness.generators_in(copy.module))
             objectives.begin(copy)
+            entered.callback(objectives.give_back)
             if guard is not None:
                 entered.enter_context(guard)
                 entered.enter_context(GuardMode(guard))

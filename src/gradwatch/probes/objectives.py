@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeGuard
 
 from torch import Tensor
 
+from gradwatch.tracing.autograd_internals import leaves_of
 from gradwatch.tracing.function_mode import unseen
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ class Objective(NamedTuple):
     active: frozenset[str]
 
 
+class NoLossError(RuntimeError):
+    """What the step backpropagates is nothing to take a derivative of."""
+
+
 class EnoughError(Exception):
     """All scalars that were asked for are known: nothing of the step is needed any more."""
 
@@ -45,6 +50,7 @@ class Objectives:
         self._named, self._stop_after = named, stop_after
         self.copies: dict[str, Tensor] = {}
         self._losses = 0
+        self._aside: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def begin(self, copy: SideCopy) -> None:
         """Learn which copies stand for the parameters."""
@@ -62,7 +68,17 @@ class Objectives:
                     term.backward(retain_graph=True)  # type: ignore[no-untyped-call]
 
     def loss(self, loss: Tensor) -> None:
-        """Take a loss that is about to be backpropagated."""
+        """Take a loss that is about to be backpropagated.
+
+        Raises:
+            NoLossError: it is no scalar, or has no graph.
+        """
+        if not isinstance(loss, Tensor):
+            raise NoLossError(f"the loss is a {type(loss).__name__}, and must be a tensor")
+        if loss.numel() != 1:
+            raise NoLossError(f"the loss has the shape {tuple(loss.shape)}, and must be a scalar")
+        if self._stop_after is None and not loss.requires_grad:
+            raise NoLossError("the loss depends on no weight, or has been detached: no gradient can flow from it")
         self._losses += 1
         self._add(LOSS if self._losses == 1 else f"loss {self._losses}", loss)
 
@@ -75,13 +91,28 @@ class Objectives:
         self._take_gradients()
         return self.found
 
+    def give_back(self) -> None:
+        """Give tensors from outside of the copy, which a loss may refer to, the gradients that they had."""
+        for tensor, gradient in self._aside.values():
+            tensor.grad = gradient
+
     def _add(self, name: str, value: Tensor) -> None:
         self._take_gradients()
+        if self._stop_after is None:
+            self._set_aside(value)
         with unseen():
             active = frozenset(key for key, copied in self.copies.items() if copied.requires_grad)
             self.found.append(Objective(name, float(value.detach()), {}, active))
         if self._stop_after is not None and len(self.found) >= self._stop_after:
             _enough()
+
+    def _set_aside(self, value: Tensor) -> None:
+        own = set(map(id, self.copies.values()))
+        with unseen():
+            for leaf in leaves_of(value):
+                if id(leaf) not in own and id(leaf) not in self._aside:
+                    self._aside[id(leaf)] = (leaf, leaf.grad)
+                    leaf.grad = None  # else the backward pass adds to it in place
 
     def _take_gradients(self) -> None:
         """Move what has accumulated since the last objective to it."""

@@ -47,6 +47,20 @@ def node_number(node: Any) -> int | None:
         return None
 
 
+def leaves_of(tensor: Tensor) -> list[Tensor]:
+    """Return the tensors into whose ``grad`` a backward pass from ``tensor`` accumulates."""
+    seen: set[Any] = set()
+    waiting, leaves = [tensor.grad_fn], []
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+            if isinstance(leaf := getattr(node, "variable", None), torch.Tensor):
+                leaves.append(leaf)
+    return leaves
+
+
 @contextmanager
 def around_engine(context: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
     """Let the next backward passes run inside of ``context()``. Without the private name they run as they are."""
