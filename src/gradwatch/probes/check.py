@@ -98,7 +98,10 @@ class GradientProbe:
         started = time.perf_counter()
         try:
             report = self._checked(request)
-        except (NotCheckableError, NoLossError, CommunicationNeeded, CannotRepeatError, WritesWeightsError) as error:
+        except CommunicationNeeded as error:
+            why = f"the step talks to other ranks ({error}), which one rank alone must not repeat"
+            report = not_checkable(why, self._whole_batch.named)
+        except (NotCheckableError, NoLossError, CannotRepeatError, WritesWeightsError) as error:
             report = not_checkable(str(error), self._whole_batch.named)
         except Exception as error:  # noqa: BLE001 - the user's step on a copy, in a format that it was not written for
             where = " in float64" if self._trains else ""

@@ -47,7 +47,8 @@ class OperationLog(TorchDispatchMode):  # type: ignore[no-untyped-call]
         # Of memory that is only written to, nobody knows what it held before.
         overwritten = written(what, args, kwargs) if draws or what.name in _OVERWRITES else []
         read = [t for t in inputs_in(what, args, kwargs) if not any(t is other for other in overwritten)]
-        inputs = _digests(read)
+        numbers = [value for value in (*args, *kwargs.values()) if isinstance(value, (int, float, complex))]
+        inputs = (*_digests(read), repr(numbers).encode())
         result = func(*args, **kwargs)
         if not what.empty:
             self.entries.append(Entry(what.name, user_place(), draws, inputs, _digests(tensors_in(result))))
