@@ -107,10 +107,10 @@ def test_a_direction_depends_on_its_seed_alone_and_is_as_large_as_the_weight(
     weight = filled(shape, dtype, seed, scale=3.0)
     first, again = (random_direction(weight, torch.Generator().manual_seed(seed)) for _ in range(2))
     assert first.shape == weight.shape
-    assert first.dtype == (torch.complex128 if dtype.is_complex else torch.float64)
+    assert first.dtype == (torch.complex64 if dtype.is_complex else torch.float32)
     assert torch.equal(first, again)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=first.dtype)
-    assert torch.allclose(first, noise * max(float(root_mean_square(weight)), 1e-3), rtol=1e-12, atol=0)
+    assert torch.allclose(first, noise * max(float(root_mean_square(weight)), 1e-3), rtol=1e-6, atol=0)
 
 
 def test_a_weight_of_zeros_is_moved_too() -> None:

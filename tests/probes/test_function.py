@@ -333,7 +333,10 @@ def test_an_input_that_requires_a_gradient_keeps_the_one_it_had(gradient: Tensor
 def test_a_loss_of_another_module_than_the_one_it_is_given_leaves_that_alone() -> None:
     module = perceptron()
     report = check_gradients(module, lambda _copy: squared(module))
-    assert report.verdict == "not_resolvable"
+    assert report.verdict == "not_checkable"
+    assert report.reason == "no gradient reaches any weight of the module: does the loss use the one it is given?"
+    with pytest.raises(ValueError, match="does the loss use the one it is given"):
+        assert_gradients(module, lambda _copy: squared(module))
     assert all(parameter.grad is None for parameter in module.parameters())
 
 

@@ -72,7 +72,7 @@ def test_a_hook_that_the_step_registers_is_not_registered() -> None:
     assert x.grad.tolist() == [2.0, 2.0]
     (explanation,) = silenced.explanations()
     assert explanation.source is not None
-    assert explanation.source.code == "handle = (x * 1).register_hook(double)"
+    assert explanation.source.code.startswith("handle = (x * 1).register_hook(double)")
     assert explanation == Explanation(
         kind="hook", source=explanation.source, message="a hook changes the gradient on its way"
     )

@@ -134,6 +134,8 @@ class GradientProbe:
         if verdict in SUSPECT:
             _make_sure_of_derivatives(evaluator)
         culprit = _culprit(evaluator, outcome, request.blamed) if verdict == "mismatch" else None
+        if verdict == "not_resolvable":  # two gradients that are both round-off have nothing in common
+            precision = {}
         if samples is not None and poor(precision, format_trained):
             # Few samples may cancel, as in a normalisation over the batch: before anything is said, ask the whole one.
             precision = compare(self._whole_batch.as_trained(record=True), self._whole_batch.gradients())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gradwatch.errors import GradientMismatchError
@@ -13,7 +12,7 @@ from gradwatch.replica import randomness
 from gradwatch.replica.step_runner import LossFunctionRunner, Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from torch import Tensor, nn
 
@@ -49,21 +48,7 @@ def check_gradients(module: nn.Module, loss_fn: Callable[[nn.Module], Tensor], *
     named = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     moment = Moment(None, 0, randomness.capture(randomness.generators_in(module)), {})
     probe = GradientProbe(module, [], LossFunctionRunner(loss_of), moment, named)
-    with _gradients_set_aside(module):
-        return probe.run(Request(effort=THOROUGH._replace(seed=seed)))
-
-
-@contextmanager
-def _gradients_set_aside(module: nn.Module) -> Iterator[None]:
-    """A loss function that uses the module itself, not what it is given, must not add to its gradients."""
-    gradients = [(parameter, parameter.grad) for parameter in module.parameters()]
-    for parameter, _ in gradients:
-        parameter.grad = None
-    try:
-        yield
-    finally:
-        for parameter, gradient in gradients:
-            parameter.grad = gradient
+    return probe.run(Request(effort=THOROUGH._replace(seed=seed)))
 
 
 def assert_gradients(module: nn.Module, loss_fn: Callable[[nn.Module], Tensor], *, seed: int = 0) -> None:
