@@ -98,7 +98,7 @@ def wrong_slope(call: Call) -> Slope | None:
     for seed in SEEDS:  # all that goes in moves together, as all weights do in a check of the whole
         direction = make_direction(run.base, list(run.base), seed, {})
         (slope,) = slopes_along(
-            direction, [objective], run.base, lambda moved: [float(run.total(moved))], WHOLE_TOLERANCE
+            direction, [objective], run.base, lambda moved: [float(run.total(moved).detach())], WHOLE_TOLERANCE
         )
         if slope.verdict == "mismatch":
             return slope
@@ -124,8 +124,9 @@ class _Rerun:
         for name, buffer in self._call.buffers.items():
             self._call.run.get_buffer(name).data = buffer.clone()  # type: ignore[attr-defined]
         randomness.restore(self._call.random_state)
-        # Clones, as the call may write into what it is given.
-        arguments, keywords = self._rebuild([given.get(name, self.base[name]).clone() for name in self._inputs])
+        # Clones, as the call may write into what it is given; with a graph, without which nothing is stopped.
+        inputs = [given.get(name, self.base[name]) for name in self._inputs]
+        arguments, keywords = self._rebuild([_with_graph(tensor).clone() for tensor in inputs])
         with self._stops.held() if self._cotangents else self._stops.recorder(), Float64Mode():
             result = self._call.run(*arguments, **keywords)
         outputs = [leaf for leaf in pytree.tree_leaves(result) if _is_differentiable(leaf)]
@@ -258,6 +259,10 @@ def _moving_parts(arguments: Any) -> tuple[list[Tensor], Callable[[Sequence[Tens
         return pytree.tree_unflatten(placed, form)
 
     return [leaves[position] for position in positions], rebuild
+
+
+def _with_graph(tensor: Tensor) -> Tensor:
+    return tensor if tensor.requires_grad else tensor.detach().requires_grad_()
 
 
 def _takes_gradient(value: Any) -> bool:
