@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gradwatch.probes.investigation import Answer, _as_explained, _elsewhere, _move_on, _of_directions
+from gradwatch.probes.investigation import Answer, _as_explained, _elsewhere, _move_on, _together
 from gradwatch.probes.slopes import Rung, Slope
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def test_a_difference_that_is_only_a_little_smaller_nearby_has_not_gone(error: f
     ],
 )
 def test_a_direction_that_resolves_nothing_says_nothing(verdicts: list[CheckVerdict], expected: CheckVerdict) -> None:
-    assert _of_directions(verdicts) == expected
+    assert _together(verdicts) == expected
 
 
 def test_the_worst_slope_is_the_one_furthest_off() -> None:
