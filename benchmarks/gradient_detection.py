@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import torch
+
 from gradwatch import check_gradients
 from tests.probes.wrong_backwards import WRONG_BACKWARDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gradwatch import GradientCheckReport
     from tests.probes.wrong_backward import WrongBackward
 
@@ -30,13 +30,14 @@ class Detection(NamedTuple):
     line: int
 
 
-def detect(case: WrongBackward, seeds: int, advance: Callable[[], None]) -> Detection:
-    """Check one wrong backward with every seed."""
+def detect(index: int, seeds: int) -> Detection:
+    """Check one wrong backward, by its place in the list, with every seed."""
+    torch.set_num_threads(1)
+    case = WRONG_BACKWARDS[index]
     reports = []
     for seed in range(seeds):
         module, loss = case.build(seed)
         reports.append(check_gradients(module, loss, seed=seed))
-        advance()
     return Detection(
         case.name,
         seeds,
@@ -50,16 +51,14 @@ def detect(case: WrongBackward, seeds: int, advance: Callable[[], None]) -> Dete
     )
 
 
-def false_alarms(seeds: int, advance: Callable[[], None]) -> tuple[int, int]:
-    """Check the clean twins; return alarms and checks."""
-    alarms = checks = 0
-    for case in WRONG_BACKWARDS:
-        for seed in range(seeds):
-            module, loss = case.build_clean(seed)
-            alarms += check_gradients(module, loss, seed=seed).verdict != "pass"
-            checks += 1
-            advance()
-    return alarms, checks
+def false_alarms(index: int, seeds: int) -> int:
+    """Check the clean twin of one wrong backward; return in how many seeds it does not pass."""
+    torch.set_num_threads(1)
+    alarms = 0
+    for seed in range(seeds):
+        module, loss = WRONG_BACKWARDS[index].build_clean(seed)
+        alarms += check_gradients(module, loss, seed=seed).verdict != "pass"
+    return alarms
 
 
 def _is_caught(report: GradientCheckReport) -> bool:

@@ -118,11 +118,11 @@ class Slope(NamedTuple):
         """The step whose round-off is a tenth of the tolerance, but no smaller than the one that suits most losses."""
         if not self.scale:  # no gradient: is there a slope, however small?
             return LARGEST_STEP
-        smallest = self.tolerance * self.scale
-        wanted = MARGIN * _round_off(self.value) / smallest if smallest else 0.0
-        if not math.isfinite(wanted):  # there is nothing to measure; the verdict will say so
+        smallest = self.tolerance * self.scale * FIRST_STEP
+        times = MARGIN * _round_off(self.value) / smallest if smallest else 0.0
+        if not math.isfinite(times):  # there is nothing to measure; the verdict will say so
             return FIRST_STEP
-        return FIRST_STEP * 10.0 ** min(max(0, math.ceil(math.log10(max(wanted / FIRST_STEP, 1.0)))), _LARGEST_POWER)
+        return FIRST_STEP * 10.0 ** min(math.ceil(math.log10(max(times, 1.0))), _LARGEST_POWER)
 
     def _allowed(self, rung: Rung) -> float:
         return max(self.tolerance, self._relative_round_off(rung))
