@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -80,7 +81,8 @@ def detection(*, quick: bool) -> str:
         task = progress.add_task("wrong backwards", total=2 * len(cases))
         found = [pool.submit(gradient_detection.detect, index, seeds) for index in cases]
         alarms = [pool.submit(gradient_detection.false_alarms, index, clean) for index in cases]
-        for _ in as_completed([*found, *alarms]):
+        running: list[Future[Any]] = [*found, *alarms]
+        for _ in as_completed(running):
             progress.advance(task)
     return _detection_text([future.result() for future in found], sum(future.result() for future in alarms), clean)
 

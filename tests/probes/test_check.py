@@ -11,8 +11,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from gradwatch.probes.check import GradientProbe, Request, not_checkable
+from gradwatch.probes.check import GradientProbe, Request
 from gradwatch.probes.investigation import QUICK
+from gradwatch.probes.report import not_checkable
 from gradwatch.records import Culprit
 from gradwatch.replica import memory, randomness
 from gradwatch.replica.step_runner import LossFunctionRunner, Moment

@@ -65,6 +65,11 @@ class Outcome(NamedTuple):
     tensors: Mapping[str, Answer]
     explanations: list[Explanation]
 
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the loss moves with the weights by more than its round-off."""
+        return self.whole.verdict != "not_resolvable"
+
 
 def investigate(
     measurement: Measurement, each: Collection[str], effort: Effort, *, expect_stops: bool = False

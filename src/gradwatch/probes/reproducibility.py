@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gradwatch.numerics import agreement
 from gradwatch.tracing.operations import inputs_in, operation, tensors_in, written
 from gradwatch.tracing.source import Place, user_place
 
@@ -18,6 +20,34 @@ if TYPE_CHECKING:
     from gradwatch.probes.evaluation import Evaluator
 
 _OVERWRITES = frozenset({"fill", "zero", "copy"})
+
+
+class Repeated(NamedTuple):
+    """How far apart two gradients of the same step are, by parameter and relative to their norm, and why."""
+
+    differences: Mapping[str, float]
+    why: str | None = None
+
+
+def run_twice(evaluator: Evaluator) -> Repeated:
+    """Run the step as it trains, twice, and compare the gradients bit by bit."""
+    first, second = evaluator.as_trained(), evaluator.as_trained()
+    differences: dict[str, float] = {}
+    for one, other in zip(first, second, strict=False):
+        for name in one.gradients.keys() | other.gradients.keys():
+            difference = _difference(one.gradients.get(name), other.gradients.get(name))
+            differences[name] = max(differences.get(name, 0.0), difference)
+    same = not any(differences.values())
+    return Repeated(differences, None if same else first_difference(evaluator))
+
+
+def _difference(one: Tensor | None, other: Tensor | None) -> float:
+    if one is None or other is None:
+        return 0.0 if one is other else math.inf
+    if torch.equal(one.to_dense(), other.to_dense()):
+        return 0.0
+    error = float(agreement(one, other).error)
+    return error if error > 0 else math.inf
 
 
 class Entry(NamedTuple):
