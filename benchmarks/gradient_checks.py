@@ -1,7 +1,7 @@
 """What the gradient check detects, what it says and what it costs. Writes ``docs/gradient_check_figures.md``.
 
-``make gradient-checks``: about fifteen minutes on an otherwise idle machine. With ``--quick``, a first look at all of it
-in two minutes that writes nothing.
+``make gradient-checks``: about fifteen minutes on an otherwise idle machine. With ``--quick``, a first look at all of
+it in two minutes that writes nothing.
 """
 
 from __future__ import annotations

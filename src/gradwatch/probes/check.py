@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gradwatch.probes.conditions import (
     NotCheckableError,
     make_sure_of_derivatives,
+    make_sure_of_finiteness,
     make_sure_of_gradients,
     make_sure_of_memory,
     make_sure_of_repetition,
@@ -110,7 +112,7 @@ class GradientProbe:
         measurement, notes = _measurement(evaluator)
         precision = {} if notes else compare(trained, measurement.objectives)
         del trained  # a gradient takes as much memory as the weights
-        make_sure_of_repetition(evaluator, measurement.objectives)
+        make_sure_of_finiteness(measurement.objectives)
         outcome, culprit = _correctness(measurement, request)
         precision = self._confirmed(precision, format_trained, samples) if outcome.is_resolved else {}
         repeated = run_twice(self._whole_batch)
@@ -173,11 +175,17 @@ def _measurement(evaluator: Evaluator) -> tuple[Measurement, list[str]]:
 
 def _correctness(measurement: Measurement, request: Request) -> tuple[Outcome, Culprit | None]:
     """Compare with finite differences; where a backward is wrong, find out whose."""
-    named, effort = measurement.evaluator.named, request.effort
+    named = measurement.evaluator.named
     each = named if request.each is None else [name for name in request.each if name in named]
-    if request.blamed:  # which tensors are wrong has been found out before
-        effort = effort._replace(most=1)
-    outcome = investigate(measurement, each, effort, expect_stops=request.expect_stops)
+    outcome = investigate(
+        measurement,
+        each,
+        request.effort,
+        expect_stops=request.expect_stops,
+        tell_apart=not request.blamed,
+        # What agrees with its differences has come out the same each time.
+        in_doubt=functools.partial(make_sure_of_repetition, measurement.evaluator, measurement.objectives),
+    )
     verdict, _ = verdict_of(outcome)
     if verdict in SUSPECT:
         make_sure_of_derivatives(measurement.evaluator)

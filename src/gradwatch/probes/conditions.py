@@ -53,16 +53,25 @@ def make_sure_of_gradients(trained: Sequence[Objective]) -> None:
         raise NotCheckableError("no gradient reaches any weight of the module: does the loss use the one it is given?")
 
 
+def make_sure_of_finiteness(objectives: Sequence[Objective]) -> None:
+    """Refuse a loss that is NaN or infinite.
+
+    Raises:
+        NotCheckableError: it is.
+    """
+    for objective in objectives:
+        if not math.isfinite(objective.value):
+            raise NotCheckableError(f"the {objective.name} is {objective.value}")
+
+
 def make_sure_of_repetition(evaluator: Evaluator, wide: Sequence[Objective]) -> None:
     """Run the step once more, and refuse one that does not come out the same.
 
     Raises:
-        NotCheckableError: it does not, or its loss is not finite.
+        NotCheckableError: it does not.
     """
     again = evaluator.values(len(wide))
     for objective, value in zip(wide, again, strict=False):
-        if not math.isfinite(objective.value):
-            raise NotCheckableError(f"the {objective.name} is {objective.value}")
         if abs(value - objective.value) > REPEATS * max(abs(objective.value), abs(value)):
             raise NotCheckableError(
                 f"the step does not repeat: the same batch, weights and random states gave a {objective.name} of"

@@ -72,7 +72,13 @@ class Outcome(NamedTuple):
 
 
 def investigate(
-    measurement: Measurement, each: Collection[str], effort: Effort, *, expect_stops: bool = False
+    measurement: Measurement,
+    each: Collection[str],
+    effort: Effort,
+    *,
+    expect_stops: bool = False,
+    tell_apart: bool = True,
+    in_doubt: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Check all weights together along a few directions, then single tensors.
 
@@ -81,17 +87,25 @@ def investigate(
         each: names of tensors that are checked one by one in any case.
         effort: how many directions, and how many single tensors at most.
         expect_stops: the step is known to stop gradients on purpose: it is checked with them held constant at once.
+        tell_apart: after a mismatch, find the tensors that are wrong among those that were not asked.
+        in_doubt: called before the first direction that does not pass is looked into; raises to end the check.
     """
     if expect_stops:
         outcome = _with_stops_held(measurement, effort)
         if outcome is not None:
             return outcome
     whole = _ask_all(measurement, effort)
+    if whole.verdict != "pass":
+        in_doubt()
     tensors = {name: _ask_tensor(measurement, name, effort) for name in _spread(each, effort.most)}
     suspects = [name for name, answer in tensors.items() if answer.verdict in SUSPECT]
     if not suspects and whole.verdict not in SUSPECT:
         return Outcome(whole, tensors, [])
-    return _explained(measurement, Outcome(whole, tensors, []), suspects, effort)
+    outcome, freed = _explained(measurement, Outcome(whole, tensors, []), suspects, effort)
+    if outcome.whole.verdict == "mismatch" and tell_apart:
+        unasked = [name for name in measurement.weights if name not in tensors]
+        outcome = outcome._replace(tensors={**outcome.tensors, **_told_apart(freed, unasked, effort)})
+    return outcome
 
 
 def _with_stops_held(measurement: Measurement, effort: Effort) -> Outcome | None:
@@ -108,8 +122,13 @@ def _with_stops_held(measurement: Measurement, effort: Effort) -> Outcome | None
     return Outcome(whole._replace(verdict="explained", by_objective=by_objective), {}, explanations)
 
 
-def _explained(measurement: Measurement, outcome: Outcome, suspects: list[str], effort: Effort) -> Outcome:
-    """Ask again with the stops of gradients held constant and the hooks left out, then a little further on."""
+def _explained(
+    measurement: Measurement, outcome: Outcome, suspects: list[str], effort: Effort
+) -> tuple[Outcome, Measurement]:
+    """Ask again with the stops of gradients held constant and the hooks left out, then a little further on.
+
+    Returns the outcome, and the measurement with stops held and hooks left out.
+    """
     freed, explanations = measurement, []
     for kinds in (ALL_KINDS, ALL_KINDS - {"no_grad"}):
         stops, hooks = StopGradients(kinds), HooksSilenced()
@@ -127,10 +146,7 @@ def _explained(measurement: Measurement, outcome: Outcome, suspects: list[str], 
     left = _left(outcome, suspects)
     if left or outcome.whole.verdict in SUSPECT:
         outcome = _ask_again(outcome, left, freed.nearby(effort.seed), effort, _move_on)
-    if outcome.whole.verdict == "mismatch":
-        names = [name for name in measurement.weights if name not in outcome.tensors]
-        outcome = outcome._replace(tensors={**outcome.tensors, **_told_apart(freed, names, effort)})
-    return outcome._replace(explanations=explanations if _any_explained(outcome) else [])
+    return outcome._replace(explanations=explanations if _any_explained(outcome) else []), freed
 
 
 def _left(outcome: Outcome, suspects: Collection[str]) -> list[str]:

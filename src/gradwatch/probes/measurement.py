@@ -79,7 +79,7 @@ class Measurement(NamedTuple):
             yield [i for i, objective in enumerate(self.objectives) if objective.active == active], active
 
     def _values(self, positions: Sequence[int], weights: Mapping[str, Tensor]) -> list[float]:
-        given = {**self.weights, **weights}
+        given = weights if self.weights is self.evaluator.weights else {**self.weights, **weights}
         values = self.evaluator.values(max(positions) + 1, given, *self._modes(), prepare=self._prepare)
         if len(values) <= max(positions):
             raise RuntimeError("the step has computed fewer losses at moved weights")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import types
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -133,6 +134,16 @@ def _copy_list(copier: Copier, value: list[Any]) -> list[Any]:
 
 def _copy_dict(copier: Copier, value: dict[Any, Any]) -> dict[Any, Any]:
     copied: dict[Any, Any] = copier.remember(value, {})
+    for key, item in list(value.items()):
+        copied[copier.copy(key)] = copier.copy(item)
+    return copied
+
+
+def _copy_ordered(copier: Copier, value: OrderedDict[Any, Any]) -> Any:
+    """A module has a dozen of them, mostly empty: ten times as quick as by reduction."""
+    if vars(value):  # attributes of its own, as only a subclass has them by rights
+        return _copy_any(copier, value)
+    copied: OrderedDict[Any, Any] = copier.remember(value, OrderedDict())
     for key, item in list(value.items()):
         copied[copier.copy(key)] = copier.copy(item)
     return copied
@@ -274,6 +285,7 @@ def _set_state(value: Any, state: Any, setter: Callable[[Any, Any], object] | No
 _BUILTIN: dict[type, Handler] = {
     list: _copy_list,
     dict: _copy_dict,
+    OrderedDict: _copy_ordered,
     tuple: _copy_tuple,
     np.ndarray: _copy_array,
     types.FunctionType: _copy_function,

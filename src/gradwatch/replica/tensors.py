@@ -56,7 +56,8 @@ def held_tensors(module: nn.Module) -> Iterator[Tensor]:
     """Yield buffers and the tensors in attributes, lists and dictionaries of ``module`` and its submodules."""
     for owner in module.modules():
         for attribute in list(vars(owner).values()):
-            if isinstance(attribute, (Tensor, list, tuple, dict)):
+            # Most of a module's own dictionaries are empty.
+            if isinstance(attribute, Tensor) or (isinstance(attribute, (list, tuple, dict)) and attribute):
                 yield from tensors_in(attribute, objects=False)
 
 
