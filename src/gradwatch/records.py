@@ -259,6 +259,14 @@ class GradientCheckReport:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
+    @property
+    def largest_error(self) -> float | None:
+        """The largest relative error that says something: of what passes or mismatches, in whole or in part."""
+        judged = [(self.verdict, self.relative_error)]
+        judged += [(found.correct, found.relative_error) for found in self.parameters.values()]
+        errors = [error for verdict, error in judged if error is not None and verdict in ("pass", "mismatch")]
+        return max(errors, default=None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GradientCheck(GradientCheckReport, Event):

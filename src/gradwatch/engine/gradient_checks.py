@@ -174,8 +174,7 @@ class GradientChecks:
         if report.verdict == "mismatch":
             wrong = [name for name, found in report.parameters.items() if found.correct == "mismatch"]
             self._blamed = {**dict.fromkeys(wrong, report.culprit), **self._blamed}
-        errors = [report.relative_error, *(found.relative_error for found in report.parameters.values())]
-        self.worst_error = max((error for error in errors if error is not None), default=None)
+        self.worst_error = report.largest_error
         values = {**vars(report), "notes": [*report.notes, *_circumstances(self._watched.module.parameters())]}
         event = GradientCheck(**header, **values, log_step=log_step)
         self._reporter.write(event)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from gradwatch.replica.step_runner import Moment, Observer
 
 
+_HELD = ("optimizers", "lightning_module", "model")
+_SILENT = ("log", "log_dict", "print")
+
+
 class LightningStep:
     """Runs training steps as Lightning's loops do, in automatic and in manual optimization.
 
@@ -72,7 +76,13 @@ class LightningStep:
     ) -> None:
         """Run forward and backward of one micro-batch, up to where the optimizer would act."""
         run = _Run(self._stand_in, copy, observer, loss_scale)
-        run.prepare()
+        try:
+            run.prepare()
+            self._run(run, copy, moment, with_step=with_step)
+        finally:  # the stand-in outlives the copy, which would otherwise stay in memory
+            run.release()
+
+    def _run(self, run: _Run, copy: SideCopy, moment: Moment, *, with_step: bool) -> None:
         if copy.module.on_train_batch_start(moment.batch, moment.batch_idx) == -1:  # type: ignore[operator]
             return
         if not copy.module.automatic_optimization:
@@ -97,16 +107,23 @@ class _Run:
         module: Any = self._module
         untoggle(module)
         configs = self._scheduler_configs()
-        held = {"optimizers": self._optimizers, "lightning_module": module, "model": module}
+        held = dict(zip(_HELD, (self._optimizers, module, module), strict=True))
         answers = {**held, "lr_scheduler_configs": configs, "backward": self._manual_backward}
         strategy = StrategyStandIn(self._trainer.real.strategy, answers)
         vars(self._trainer).update(held, strategy=strategy, lr_scheduler_configs=configs)
-        for name in ("log", "log_dict", "print"):
+        for name in _SILENT:
             setattr(module, name, do_nothing)
         stand_ins = [OptimizerStandIn(o, module, self._stepper(i, o)) for i, o in enumerate(self._optimizers)]
         schedulers = [config.scheduler for config in configs]
         module.optimizers = lambda use_pl_optimizer=True: _as_lightning_returns(stand_ins)  # noqa: ARG005
         module.lr_schedulers = lambda: _as_lightning_returns(schedulers) if schedulers else None
+
+    def release(self) -> None:
+        """Take back what leads from the copy, and from the trainer's stand-in, to the copy: it ends with the run."""
+        for name in (*_SILENT, "optimizers", "lr_schedulers"):
+            vars(self._module).pop(name, None)
+        for name in (*_HELD, "strategy", "lr_scheduler_configs"):
+            vars(self._trainer).pop(name, None)
 
     def _scheduler_configs(self) -> list[Any]:
         """Return the real configurations with stand-ins for the schedulers, which lead to the copied optimizers."""

@@ -46,9 +46,9 @@ class LoggerSink:
             with_layers = self._wants_layers()
             self._send(lambda separator: _metrics(event, separator, with_layers=with_layers), event.log_step)
         elif isinstance(event, GradientCheck):
-            errors = [event.relative_error, *(found.relative_error for found in event.parameters.values())]
-            if gradient_check_metrics(errors):
-                self._send(lambda separator: gradient_check_metrics(errors, separator=separator), event.log_step)
+            error = event.largest_error
+            if error is not None:
+                self._send(lambda separator: gradient_check_metrics([error], separator=separator), event.log_step)
 
     def close(self) -> None:
         """Do nothing: the loggers belong to the run, which finishes them itself."""
