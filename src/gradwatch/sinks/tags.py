@@ -66,7 +66,8 @@ HEALTH_TAGS = (
     Tag(
         "health/gradient_check_error",
         "relative error",
-        "the largest |a-n|/max(|a|, |n|) of automatic (a) and numerical (n) derivative in the last gradient check, of what it could resolve",
+        "the largest |a-n|/max(|a|, |n|) of automatic (a) and numerical (n) derivative in the last gradient check, of"
+        " what it could resolve",
     ),
 )
 
