@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.nn.parameter import is_lazy
 
 from gradwatch.probes.check import GradientProbe
 from tests.integrations.fits import Classifier, Manual, equal, events, fit, monitor, weights
@@ -67,7 +68,7 @@ class Copies(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's deprecated attributes are among the objects looked at
-            tensors = [item for item in gc.get_objects() if isinstance(item, Tensor)]
+            tensors = [item for item in gc.get_objects() if isinstance(item, Tensor) and not is_lazy(item)]
         self.alive.append(sum(tensor.numel() == Wide.SIZE for tensor in tensors))
 
 
