@@ -10,7 +10,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.nn import functional
 
 from gradwatch import HealthMonitor
@@ -20,6 +19,7 @@ from gradwatch.probes.localise import find_culprit
 from gradwatch.replica import memory
 from tests.engine.loops import Batch, Setup, context, events, same, setup, state, train
 from tests.numerics.tensors import PROPERTY
+from tests.probes.doubled import Doubled, Wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,23 +110,6 @@ def watched(
     monitor = HealthMonitor(clip=None, gradient_check_every_n_steps=2)
     monitor.start(parts.model, parts.optimizer, context(path, **run), loss_function=loss)
     return monitor
-
-
-class Wrong(Function):
-    """The identity with twice its gradient."""
-
-    @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(_ctx: Any, *grads: Tensor) -> Any:
-        return 2 * grads[0]
-
-
-class Doubled(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return Wrong.apply(x)  # type: ignore[no-untyped-call]
 
 
 def faulty() -> Setup:

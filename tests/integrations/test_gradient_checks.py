@@ -12,11 +12,11 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.nn.parameter import is_lazy
 
 from gradwatch.probes.check import GradientProbe
 from tests.integrations.fits import Classifier, Manual, equal, events, fit, monitor, weights
+from tests.probes.doubled import Wrong
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,18 +24,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("nothing_fails")
 
 TAG = "health/gradient_check_error"
-
-
-class Wrong(Function):
-    """The identity with twice its gradient."""
-
-    @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(_ctx: Any, *grads: Tensor) -> Any:
-        return 2 * grads[0]
 
 
 def wrong_loss(_module: Any, loss: Tensor, _batch: int) -> Tensor:

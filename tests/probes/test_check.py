@@ -17,6 +17,7 @@ from gradwatch.probes.report import not_checkable
 from gradwatch.records import Culprit
 from gradwatch.replica import memory, randomness
 from gradwatch.replica.step_runner import LossFunctionRunner, Moment
+from tests.probes.doubled import Doubled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,21 +37,6 @@ def _one_thread() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
-
-
-class Wrong(Function):
-    @staticmethod
-    def forward(_ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(_ctx: Any, *grads: Tensor) -> Any:
-        return 2 * grads[0]
-
-
-class Doubled(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return Wrong.apply(x)  # type: ignore[no-untyped-call]
 
 
 def perceptron() -> nn.Sequential:

@@ -8,9 +8,10 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from gradwatch.probes.hooks import HooksSilenced, definition_of
+from gradwatch.probes.hooks import HooksSilenced
 from gradwatch.records import Explanation
 from gradwatch.replica.copying import side_copy
+from gradwatch.tracing.source import definition_of
 
 
 def double(gradient: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import warnings
 from collections import Counter
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from tests.probes.lightning_modules import PROBED, Verdict
 from tests.probes.probed import bits, seed_all
+from tests.probes.training import STEPS, train
 from tests.probes.wrong_backward import marked_lines
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from tests.probes.probed import Probed
 
-STEPS = 4
 CASES = [pytest.param(case, id=case.name) for case in PROBED]
 UNREPEATABLE = [pytest.param(case, id=case.name) for case in PROBED if not case.repeatable]
 REPEATABLE = [pytest.param(case, id=case.name) for case in PROBED if case.repeatable]
@@ -53,22 +52,8 @@ class Losses(Callback):
 
 def fit(case: Probed, folder: Path) -> tuple[LightningModule, list[float]]:
     """Train for four steps."""
-    module, losses = case.build(), Losses()
-    seed_all()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")  # what it says of tiny loaders is of no interest here
-        trainer = Trainer(
-            max_steps=STEPS,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[losses],
-            **case.trainer_arguments,
-        )
-        trainer.fit(module, case.loader())
-    assert trainer.global_step == STEPS
+    losses = Losses()
+    _, module = train(case, folder, losses)
     return module, losses.values
 
 

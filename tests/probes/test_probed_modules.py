@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from gradwatch import NumericalHealthMonitor, load_events
 from gradwatch.probes.check import GradientProbe
 from gradwatch.records import Finding, GradientCheck
 from tests.noninterference.fingerprint import Bits, Fingerprint, differences, fingerprint
 from tests.probes.lightning_modules import PROBED
-from tests.probes.probed import bits, seed_all
+from tests.probes.probed import bits
+from tests.probes.training import train
 from tests.probes.wrong_backward import marked_lines
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from gradwatch.records import Event
     from tests.probes.probed import Probed
 
-STEPS = 4
 CHECKED = 2  # every second of them
 HALF = frozenset({"bf16-mixed", "16-mixed", "bf16-true", "16-true"})
 
@@ -58,22 +56,7 @@ class Fit(NamedTuple):
 
 def fit(case: Probed, folder: Path, *monitors: Any) -> Fit:
     """Train for four steps from the same seeds."""
-    module = case.build()
-    seed_all()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")  # what it says of tiny loaders is of no interest here
-        trainer = Trainer(
-            max_steps=STEPS,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=list(monitors),
-            **case.trainer_arguments,
-        )
-        trainer.fit(module, case.loader())
-    assert trainer.global_step == STEPS
+    trainer, module = train(case, folder, *monitors)
     events = load_events(folder / "gradwatch") if monitors else []
     hidden = {f"hidden/{name}": Bits.of(value) for name, value in bits(module).items()}
     return Fit(fingerprint(trainer, module) | hidden, events)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import math
 import time
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from gradwatch.probes.conditions import (
     NotCheckableError,
@@ -100,7 +101,7 @@ class GradientProbe:
             where = " in float64" if self._trains else ""
             why = f"the step failed on a copy{where} with {type(error).__name__}: {_first_line(error)}"
             report = not_checkable(why, self._whole_batch.named)
-        return _with(report, seconds=time.perf_counter() - started)
+        return dataclasses.replace(report, seconds=time.perf_counter() - started)
 
     def _checked(self, request: Request) -> GradientCheckReport:
         if not self._whole_batch.named:
@@ -201,10 +202,6 @@ def _culprit(evaluator: Evaluator, outcome: Outcome, blamed: Mapping[str, Culpri
     except Exception:
         log.debug("gradwatch: the culprit could not be looked for", exc_info=True)
         return None
-
-
-def _with(report: GradientCheckReport, **changes: Any) -> GradientCheckReport:
-    return GradientCheckReport(**{**vars(report), **changes})
 
 
 def _first_line(error: Exception) -> str:

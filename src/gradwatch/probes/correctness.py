@@ -86,9 +86,5 @@ def _start(direction: Direction, objective: Objective, tolerance: float) -> Slop
         gradient = objective.gradients.get(name)
         if gradient is not None:
             along += float(inner_product(gradient, change))
-            squares += float((torch.linalg.vector_norm(_dense(gradient)) * root_mean_square(change)) ** 2)
+            squares += float((torch.linalg.vector_norm(gradient.to_dense()) * root_mean_square(change)) ** 2)
     return Slope(along, math.sqrt(squares), objective.value, tolerance)
-
-
-def _dense(gradient: Tensor) -> Tensor:
-    return gradient.to_dense() if gradient.layout is not torch.strided else gradient

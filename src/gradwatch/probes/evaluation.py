@@ -16,7 +16,7 @@ from gradwatch.replica import randomness
 from gradwatch.replica.batches import copy_batch
 from gradwatch.replica.copying import side_copy
 from gradwatch.replica.guard import GuardMode, StepGuard
-from gradwatch.replica.tensors import tensors_in
+from gradwatch.replica.tensors import held_tensors, weights_of
 from gradwatch.replica.unnoticed import unnoticed
 
 if TYPE_CHECKING:
@@ -196,9 +196,7 @@ class Evaluator:
         for name, original in self.named.items():
             copy.parameter_of(original).data = moved[name] if name in moved else self.weights[name]
         known = {id(copy.parameter_of(original)) for original in self.named.values()}
-        rest = [*copy.module.parameters(), *_held(copy.module)]
-        for optimizer in copy.optimizers:
-            rest += [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        rest = [*weights_of(copy.module, copy.optimizers), *held_tensors(copy.module)]
         for tensor in {id(tensor): tensor for tensor in rest if id(tensor) not in known}.values():
             tensor.data = _wide_clone(tensor)
 
@@ -223,12 +221,6 @@ def _differ(one: Tensor, other: Tensor) -> bool:
     if torch.equal(one, other):
         return False
     return not (one.shape == other.shape and bool(((one == other) | (one.isnan() & other.isnan())).all()))
-
-
-def _held(module: nn.Module) -> list[Tensor]:
-    holders = (Tensor, list, tuple, dict)
-    values = [value for owner in module.modules() for value in vars(owner).values() if isinstance(value, holders)]
-    return list(tensors_in(values, objects=False))
 
 
 def _wide_clone(tensor: Tensor) -> Tensor:

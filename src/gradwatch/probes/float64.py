@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gradwatch.tracing.custom_functions import ApplicationWatch, is_users_own
+from gradwatch.tracing.custom_functions import is_users_own
 from gradwatch.tracing.function_mode import FunctionMode
 from gradwatch.tracing.writes import writes_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from types import TracebackType
 
 WIDE: dict[torch.dtype, torch.dtype] = {
     torch.float32: torch.float64,
@@ -46,23 +45,7 @@ class Float64Mode(FunctionMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._applications, self._entered = ApplicationWatch(_apply_widened), 0
-
-    def __enter__(self) -> Self:
-        if not self._entered:  # a backward pass enters it again
-            self._applications.__enter__()
-        self._entered += 1
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
-        self._entered -= 1
-        if not self._entered:
-            self._applications.__exit__(kind, error, traceback)
+        super().__init__(_apply_widened)
 
     def call(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run one function in float64."""

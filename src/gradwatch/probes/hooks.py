@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from gradwatch.records import Explanation, SourceLine
+from gradwatch.records import Explanation
+from gradwatch.replica.once import do_nothing
+from gradwatch.replica.tensors import weights_of
 from gradwatch.tracing.function_mode import FunctionMode
-from gradwatch.tracing.source import user_place
+from gradwatch.tracing.source import definition_of, user_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from gradwatch.records import SourceLine
     from gradwatch.replica.copying import SideCopy
 
 _LIGHTNING = ("on_after_backward", "on_before_optimizer_step")
@@ -34,8 +36,7 @@ class HooksSilenced(FunctionMode):
 
     def strip(self, copy: SideCopy) -> None:
         """Take every hook that sees a gradient from the copy."""
-        parameters = [parameter for group in _groups(copy) for parameter in group]
-        for tensor in [*copy.module.parameters(), *parameters]:
+        for tensor in weights_of(copy.module, copy.optimizers):
             hooks: dict[int, Any] | None = tensor._backward_hooks  # noqa: SLF001 - no getter
             if hooks:
                 self._note(hooks.values())
@@ -48,7 +49,7 @@ class HooksSilenced(FunctionMode):
             method = getattr(type(copy.module), name, None)
             if method is not None and _overridden(method):
                 self._note([method])
-                setattr(copy.module, name, _nothing)
+                setattr(copy.module, name, do_nothing)
 
     def call(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Register no hook that a step asks for."""
@@ -70,26 +71,5 @@ class HooksSilenced(FunctionMode):
             self.found.setdefault(definition_of(hook))
 
 
-def definition_of(function: Callable[..., Any]) -> SourceLine | None:
-    """Return the line on which a function is defined; None for what is not written in Python."""
-    function = inspect.unwrap(getattr(function, "func", function))
-    code = getattr(getattr(function, "__func__", function), "__code__", None)
-    if code is None:
-        return None
-    try:
-        text = inspect.getsourcelines(code)[0][0].strip()
-    except (OSError, TypeError, IndexError):
-        text = ""
-    return SourceLine(file=code.co_filename, line=code.co_firstlineno, function=code.co_qualname, code=text)
-
-
-def _groups(copy: SideCopy) -> list[list[Tensor]]:
-    return [group["params"] for optimizer in copy.optimizers for group in optimizer.param_groups]
-
-
 def _overridden(method: Callable[..., Any]) -> bool:
     return not method.__module__.startswith(("lightning.", "pytorch_lightning."))
-
-
-def _nothing(*_args: Any, **_kwargs: Any) -> None:
-    return None

@@ -16,7 +16,6 @@ from torch.utils import _pytree as pytree
 
 from gradwatch.probes.correctness import WHOLE_TOLERANCE, make_direction, slopes_along
 from gradwatch.probes.float64 import Float64Mode
-from gradwatch.probes.hooks import definition_of
 from gradwatch.probes.objectives import Objective
 from gradwatch.probes.stop_gradients import StopGradients
 from gradwatch.records import Culprit
@@ -24,7 +23,7 @@ from gradwatch.replica import randomness
 from gradwatch.replica.unnoticed import unnoticed
 from gradwatch.tracing.custom_functions import ApplicationWatch, is_users_own
 from gradwatch.tracing.module_stack import Location, ModuleStack
-from gradwatch.tracing.source import Place, user_place
+from gradwatch.tracing.source import Place, definition_of, user_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -74,11 +73,6 @@ def _wrong_function(evaluator: Evaluator) -> Culprit | None:
             return culprit
         surrogate = surrogate or culprit  # meant, most likely: is there another?
     return surrogate
-
-
-def is_wrong(call: Call) -> bool:
-    """Whether a call's derivative disagrees with its differences along any of a few directions."""
-    return wrong_slope(call) is not None
 
 
 def wrong_slope(call: Call) -> Slope | None:
@@ -175,7 +169,7 @@ def _innermost_module(evaluator: Evaluator) -> Culprit | None:
     module: nn.Module | None = None
     while True:
         children = _calls_within(evaluator, location.path)
-        wrong = next((call for call in children if is_wrong(call)), None)
+        wrong = next((call for call in children if wrong_slope(call) is not None), None)
         if wrong is None:
             break
         location, place, module = wrong.location, wrong.place, wrong.run  # type: ignore[assignment]

@@ -6,7 +6,7 @@ because of them and of nothing else.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,14 +14,12 @@ from torch.nn import functional
 from torch.utils.checkpoint import CheckpointFunction
 
 from gradwatch.records import Explanation
-from gradwatch.tracing.custom_functions import ApplicationWatch
 from gradwatch.tracing.function_mode import FunctionMode
 from gradwatch.tracing.source import Place, user_place
 from gradwatch.tracing.writes import writes_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
-    from types import TracebackType
 
 _DATA = Tensor.data.__get__  # type: ignore[attr-defined]
 _SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
@@ -98,25 +96,9 @@ class _StopMode(FunctionMode):
     """Records stops, or with ``moving`` plays them back and notes the indices of those that would have moved."""
 
     def __init__(self, stops: list[Stop], moving: set[int] | None, kinds: Collection[str] = ALL_KINDS) -> None:
-        super().__init__()
+        super().__init__(_without_checkpoint)
         self._stops, self._moving, self._kinds, self._next = stops, moving, kinds, 0
-        self._applications, self._entered = ApplicationWatch(_without_checkpoint), 0
         self._frozen: dict[int, Tensor] = {}
-
-    def __enter__(self) -> Self:
-        if not self._entered:
-            self._applications.__enter__()
-        self._entered += 1
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
-        self._entered -= 1
-        if not self._entered:
-            self._applications.__exit__(kind, error, traceback)
 
     def call(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Run one function; what it returns is a constant if it stops the gradient."""
@@ -130,7 +112,7 @@ class _StopMode(FunctionMode):
             soft = func(*args, **{**kwargs, "hard": False})
             offset = self._constant("detach", _one_hot(soft, kwargs.get("dim", -1)) - soft.detach())
             return offset + soft
-        kind = None if self._applications.depth else _kind(func, args, kwargs)
+        kind = None if self.depth else _kind(func, args, kwargs)
         result = func(*args, **kwargs)
         if kind is None:
             return result

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import os
 import sys
 import sysconfig
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gradwatch.records import SourceLine
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 MAX_FRAMES = 400
@@ -67,6 +69,19 @@ def user_place(*, in_backward: bool = False) -> Place | None:
             fallback = Place(code.co_filename, frame.f_lineno, code.co_qualname)
         frame = frame.f_back
     return fallback
+
+
+def definition_of(function: Callable[..., Any]) -> SourceLine | None:
+    """Return the line on which a function is defined; None for what is not written in Python."""
+    function = inspect.unwrap(getattr(function, "func", function))
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    if code is None:
+        return None
+    try:
+        text = inspect.getsourcelines(code)[0][0].strip()
+    except (OSError, TypeError, IndexError):
+        text = ""
+    return SourceLine(file=code.co_filename, line=code.co_firstlineno, function=code.co_qualname, code=text)
 
 
 def kind_of(filename: str) -> str:
