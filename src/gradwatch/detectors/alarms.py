@@ -1,0 +1,66 @@
+"""Rules of a user's own: a pair of plain functions that say what is wrong at a log step.
+
+``init()`` returns a state, ``update(state, observation)`` returns the next state and a list of ``Alarm``. Opening,
+updating and closing of findings, and the state in checkpoints, are taken care of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from gradwatch.detectors.catalogue.rule import Rule
+from gradwatch.detectors.detector import Detector, Reading, Sign
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from gradwatch.detectors.detector import Limits
+    from gradwatch.records import Severity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """Something that is wrong at this log step, of one layer or of the run as a whole."""
+
+    message: str
+    layer: str | None = None
+    severity: Severity = "warning"
+    evidence: dict[str, Any] = field(default_factory=dict)
+    advice: str = ""
+
+
+class Own(NamedTuple):
+    """The state of a user's rule, and the subjects of which it has raised an alarm before."""
+
+    state: Any
+    raised: tuple[str | None, ...] = ()
+
+
+def own_detector(
+    code: str, init: Callable[[], Any], update: Callable[[Any, Any], tuple[Any, Iterable[Alarm]]]
+) -> Detector:
+    """Return the detector that a pair of plain functions makes."""
+
+    def read(own: Own, seen: Any, _limits: Limits) -> tuple[Own, Reading]:
+        state, raised = update(own.state, seen)
+        alarms = {alarm.layer: alarm for alarm in raised}
+        return Own(state, tuple(alarms)), alarms_reading(alarms, own.raised)
+
+    rule = Rule(
+        code=code, severity="warning", meaning="a rule of your own", formula="", message="", causes=(), advice=""
+    )
+    return Detector(rule=rule, init=lambda: Own(init()), update=read, limits=rule.limits)
+
+
+def alarms_reading(alarms: dict[str | None, Alarm], raised_before: Iterable[str | None]) -> Reading:
+    """Return the reading of alarms by subject; what was raised before and is not any more has gone."""
+    subjects = list(dict.fromkeys([*alarms, *raised_before]))
+
+    def explain(i: int) -> Sign:
+        alarm = alarms[subjects[i]]
+        return Sign(alarm.evidence, None, alarm.severity, alarm.message, alarm.advice)
+
+    return Reading(np.array([float(subject in alarms) for subject in subjects]), subjects, explain)

@@ -1,0 +1,155 @@
+"""Gradients that explode, vanish, are zero or missing, or sit in one layer alone."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gradwatch.detectors.catalogue import gradients as rules
+from gradwatch.detectors.detector import Limits, Reading, Sign, detector, remembering
+from gradwatch.detectors.statistics import Recent, finite_median, logarithms, moved, remember
+
+if TYPE_CHECKING:
+    from gradwatch.observations import Layers, Observation
+
+MIN_LAYERS = 4
+# Windows that tell the level of the start, and those without which there is no usual level.
+FIRST = 5
+# Steps of which a rise is judged: fewer are an outlier and its neighbours.
+GROWTH_ROWS, MIN_ROWS = 64, 8
+FALL_BACK = 0.25
+NAMED = 5
+
+
+class Level(NamedTuple):
+    """Medians of the first and last windows, norms and losses of the last steps, each layer's usual log norm."""
+
+    first: Recent = ()
+    recent: Recent = ()
+    norms: Recent = ()
+    losses: Recent = ()
+    usual: np.ndarray = np.zeros(0)
+
+
+def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, Reading]:
+    rows, now = seen.rows, finite_median(seen.rows.grad_norm)
+    complete = np.isfinite(rows.grad_norm) & np.isfinite(rows.loss) & (rows.grad_norm > 0)
+    logs = logarithms(seen.layers.grad_norm)
+    usual = state.usual if state.usual.size else logs
+    after = Level(
+        first=state.first if len(state.first) >= FIRST else remember(state.first, now, FIRST),
+        recent=remember(state.recent, now),
+        norms=(*state.norms, *rows.grad_norm[complete].tolist())[-GROWTH_ROWS:],
+        losses=(*state.losses, *rows.loss[complete].tolist())[-GROWTH_ROWS:],
+        usual=moved(usual, logs, rate=0.2, largest=1.0),
+    )
+    strength = math.nan if math.isnan(now) else max(_level(state, now, limits), _growth(after, limits))
+    base = float(np.median(state.recent)) if len(state.recent) >= FIRST else min(after.norms, default=math.nan)
+
+    def explain(_: int) -> Sign:
+        evidence = {"norm": now, "usual": base, "factor": now / base if base > 0 else math.inf}
+        return Sign(evidence, layer=_grown_most(seen.layers, logs - usual))
+
+    return after, Reading(strength, (None,), explain)
+
+
+def _level(state: Level, now: float, limits: Limits) -> float:
+    if len(state.recent) < FIRST:
+        return 0.0
+    usual, start = float(np.median(state.recent)), float(np.median(state.first))
+    if not (usual > 0 and start > 0):
+        return 0.0
+    return min(now / (limits["factor"] * usual), now / (limits["start_factor"] * start))
+
+
+def _growth(state: Level, limits: Limits) -> float:
+    """Return the rise up to the last step by the limit, 0 where it does not hold on or where the loss has fallen."""
+    if len(state.norms) < MIN_ROWS:
+        return 0.0
+    logs, losses = np.log(state.norms), np.asarray(state.losses)
+    end, best, lowest, fall = float(logs[-1]), 0.0, float(logs[-1]), 0.0
+    per_step = math.log(2.0) / limits["doubling"]
+    for start in range(len(logs) - 2, -1, -1):
+        value = float(logs[start])
+        fall, lowest = max(fall, value - lowest), min(lowest, value)
+        gain, steps = end - value, len(logs) - 1 - start
+        lasts = steps >= MIN_ROWS - 1 and gain >= steps * per_step and fall <= FALL_BACK * gain
+        # A norm that rises from a tiny start, while the loss falls, is a network that begins to learn.
+        if lasts and gain > best and float(np.median(losses[start:][-3:])) >= float(losses[start]):
+            best = gain
+    return math.exp(best) / limits["rise"]
+
+
+def _grown_most(layers: Layers, growth: np.ndarray) -> str | None:
+    if not np.isfinite(growth).any():
+        return None
+    return layers.names[int(np.nanargmax(growth))]
+
+
+def _vanishing(seen: Observation, limits: Limits) -> Reading | None:
+    layers = seen.layers
+    judged = np.flatnonzero(layers.is_weight & (layers.grad_norm > 0))
+    if judged.size < MIN_LAYERS:
+        return None
+    per_element = layers.grad_norm[judged] / np.sqrt(layers.elements[judged])
+    quarter = max(1, judged.size // 4)
+    first, last = float(np.median(per_element[:quarter])), float(np.median(per_element[-quarter:]))
+    strength = min(limits["ratio"] * last / first, limits["level"] / first)
+
+    def explain(_: int) -> Sign:
+        return Sign({"first": first, "last": last, "ratio": first / last}, layer=layers.names[int(judged[0])])
+
+    return Reading(strength, (None,), explain)
+
+
+def _dead(seen: Observation, _limits: Limits) -> Reading | None:
+    layers = seen.layers
+    if not np.nanmax(layers.grad_norm_max, initial=0.0) > 0:
+        return None
+    strength = np.where(np.isnan(layers.grad_norm), np.nan, (layers.grad_norm_max == 0) * 1.0)
+    return Reading(strength, layers.names, lambda _: Sign({}))
+
+
+def _unused(seen: Observation, _limits: Limits) -> Reading:
+    by_layer: dict[str, list[str]] = defaultdict(list)
+    for name, layer in seen.without_gradient:
+        by_layer[layer].append(name)
+    names = seen.layers.names
+    strength = np.array([1.0 if name in by_layer else 0.0 for name in names]) if by_layer else np.zeros(len(names))
+
+    def explain(i: int) -> Sign:
+        unused = by_layer[names[i]]
+        return Sign({"count": len(unused), "names": ", ".join(unused[:NAMED])})
+
+    return Reading(strength, names, explain)
+
+
+def _outlier(seen: Observation, limits: Limits) -> Reading | None:
+    layers, norms = seen.layers, seen.layers.grad_norm
+    positive = norms[norms > 0]
+    if positive.size < MIN_LAYERS:
+        return None
+    second, largest = np.sort(positive)[-2:].tolist()
+    median = float(np.median(positive))
+    strength = np.where(np.isnan(norms), np.nan, 0.0)
+    top = int(np.nanargmax(norms))
+    strength[top] = min(largest / (limits["factor"] * median), largest / (limits["next"] * second))
+
+    def explain(_: int) -> Sign:
+        name = layers.names[int(np.flatnonzero(norms == second)[0])]
+        factors = {"factor": largest / median, "next": largest / second}
+        return Sign({"norm": largest, "median": median, "second": name, **factors})
+
+    return Reading(strength, layers.names, explain)
+
+
+DETECTORS = (
+    remembering(rules.EXPLODING, Level, _exploding, by_layer=("usual",)),
+    detector(rules.VANISHING, _vanishing),
+    detector(rules.DEAD, _dead),
+    detector(rules.UNUSED, _unused),
+    detector(rules.OUTLIER, _outlier),
+)

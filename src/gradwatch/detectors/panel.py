@@ -1,0 +1,142 @@
+"""All detectors of a run: each record in, findings out; their memory as plain values for a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradwatch.detectors.episodes import Episode, Episodes, advance
+from gradwatch.observations import Observation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gradwatch.detectors.detector import Detector
+    from gradwatch.records import Finding
+
+log = logging.getLogger("gradwatch")
+
+
+class Watch:
+    """One detector at work for one optimizer: its state and its episodes."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.state: Any = detector.init()
+        self.episodes: Episodes = {}
+        self.layers: tuple[str, ...] = ()
+
+    def update(self, record: Any) -> list[Finding]:
+        """Take in one record."""
+        if self.detector.by_layer:
+            self._align(record.layers.names)
+        self.state, reading = self.detector.update(self.state, record, self.detector.limits)
+        if reading is None:
+            return []
+        self.episodes, findings = advance(self.episodes, self.detector, reading, record)
+        return findings
+
+    def _align(self, layers: tuple[str, ...]) -> None:
+        """Keep what is known of each layer when layers join or go (a new parameter group, another model)."""
+        if layers == self.layers:
+            return
+        if self.layers:
+            place = {layer: i for i, layer in enumerate(self.layers)}
+            origin = np.array([place.get(layer, -1) for layer in layers], dtype=np.intp)
+            changed = {name: _taken(getattr(self.state, name), origin) for name in self.detector.by_layer}
+            self.state = self.state._replace(**changed)
+        self.layers = layers
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return state and episodes as plain values."""
+        return {
+            "state": to_plain(self.state),
+            "episodes": [[subject, *to_plain(tuple(episode))] for subject, episode in self.episodes.items()],
+            "layers": list(self.layers),
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        state = restored(self.detector.init(), saved["state"])
+        episodes = {entry[0]: Episode(*entry[1:]) for entry in saved["episodes"]}
+        self.state, self.episodes, self.layers = state, episodes, tuple(saved["layers"])
+
+
+class Panel:
+    """Runs the detectors on what they read, each optimizer's observations by themselves."""
+
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        self._detectors = list(detectors)
+        self._watches: dict[str, Watch] = {}
+        self._saved: dict[str, Any] = {}
+
+    def observe(self, record: Any) -> list[Finding]:
+        """Return what a record opens, updates and closes. A detector that fails is left out from then on."""
+        optimizer = record.optimizer if isinstance(record, Observation) else 0
+        findings: list[Finding] = []
+        for detector in list(self._detectors):
+            if not isinstance(record, detector.reads):
+                continue
+            try:
+                findings += self._watch(detector, optimizer).update(record)
+            except Exception as error:  # noqa: BLE001 - a rule, perhaps the user's own, must not end a training
+                self._detectors.remove(detector)
+                code, kind = detector.rule.code, type(error).__name__
+                log.warning("gradwatch: the rule %s failed and is off from now on: %s: %s", code, kind, error)
+        return findings
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is remembered, in plain values that ``torch.load(weights_only=True)`` opens."""
+        return {**self._saved, **{key: watch.state_dict() for key, watch in self._watches.items()}}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``; a rule that it does not know begins anew."""
+        self._saved, self._watches = dict(saved), {}
+
+    def _watch(self, detector: Detector, optimizer: int) -> Watch:
+        key = f"{detector.rule.code}/{optimizer}"
+        if key not in self._watches:
+            self._watches[key] = watch = Watch(detector)
+            saved = self._saved.pop(key, None)
+            if saved is not None:
+                try:
+                    watch.load_state_dict(saved)
+                except (TypeError, ValueError, KeyError, AttributeError, IndexError):  # of another version
+                    self._watches[key] = watch = Watch(detector)
+        return self._watches[key]
+
+
+def to_plain(value: Any) -> Any:
+    """Return a state as dictionaries, lists, strings and numbers."""
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return {name: to_plain(item) for name, item in zip(value._fields, value, strict=True)}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    return value
+
+
+def restored(template: Any, saved: Any) -> Any:
+    """Return ``saved`` in the types of ``template``, a fresh state."""
+    if isinstance(template, tuple) and hasattr(template, "_fields"):
+        values = {name: restored(getattr(template, name), saved[name]) for name in template._fields}
+        return type(template)(**values)
+    if isinstance(template, np.ndarray):
+        return np.array(saved, dtype=template.dtype)
+    return tuple(saved) if isinstance(template, tuple) else saved
+
+
+def _taken(values: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """Return the entries of known layers in their new places, NaN for new ones; layers are the last axis."""
+    if not values.size:
+        return values
+    taken = values[..., origin]
+    taken[..., origin < 0] = np.nan
+    return taken

@@ -1,0 +1,58 @@
+"""Robust statistics over what is known: NaN is passed over everywhere, and no single value moves a result far."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# How many windows (the steps from one log step to the next) count as recent.
+WINDOWS = 20
+# Makes the median absolute deviation of a normal distribution its standard deviation.
+MAD_TO_STD = 1.4826
+
+Recent = tuple[float, ...]
+
+
+def known(values: np.ndarray) -> np.ndarray:
+    """Return the values that are finite."""
+    finite: np.ndarray = values[np.isfinite(values)]
+    return finite
+
+
+def finite_median(values: np.ndarray | Sequence[float]) -> float:
+    """Return the median of what is finite, NaN if nothing is."""
+    finite = known(np.asarray(values, dtype=float))
+    return float(np.median(finite)) if finite.size else math.nan
+
+
+def spread(values: np.ndarray | Sequence[float]) -> float:
+    """Return the robust standard deviation, 1.4826 · median |x - median|, of what is finite; NaN if nothing is."""
+    finite = known(np.asarray(values, dtype=float))
+    return MAD_TO_STD * float(np.median(np.abs(finite - np.median(finite)))) if finite.size else math.nan
+
+
+def remember(recent: Recent, value: float, count: int = WINDOWS) -> Recent:
+    """Return ``recent`` with a value at its end, the last ``count`` of them; what is not finite is not remembered."""
+    return (*recent, value)[-count:] if math.isfinite(value) else recent
+
+
+def moved(average: np.ndarray, values: np.ndarray, rate: float, largest: float) -> np.ndarray:
+    """Return an average that has taken one step towards ``values``: Huber's location, one observation at a time.
+
+    A deviation counts up to ``largest`` only, so no outlier drags the average along. NaN in ``values`` changes
+    nothing, NaN in ``average`` is replaced.
+    """
+    step = rate * np.clip(values - average, -largest, largest)
+    return np.where(np.isnan(average), values, average + np.nan_to_num(step))
+
+
+def logarithms(values: np.ndarray) -> np.ndarray:
+    """Return the natural logarithms; NaN for what has none."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log(values)
+    return np.where(np.isfinite(logs), logs, np.nan)
