@@ -28,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_replay(commands)
+    _add_rules(commands)
     return parser
 
 
@@ -97,6 +98,30 @@ def _replay(arguments: argparse.Namespace) -> int:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the step is the user's, the files are anybody's
         return _complain(f"replay: {_first_line(error)}", UNUSABLE)
     return DONE if same else UNHEALTHY
+
+
+def _add_rules(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "list what the monitor can find, or explain one rule"
+    rules = commands.add_parser("rules", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    rules.add_argument("code", nargs="?", metavar="CODE", help="a rule, as in a finding")
+    rules.set_defaults(command=_rules)
+
+
+def _rules(arguments: argparse.Namespace) -> int:
+    from rich.console import Console  # noqa: PLC0415 - lazy, see above
+
+    from gradwatch.detectors.catalogue import terminal  # noqa: PLC0415 - as above
+    from gradwatch.detectors.catalogue.families import RULES  # noqa: PLC0415 - as above
+
+    console = Console(highlight=False)
+    if arguments.code is None:
+        terminal.print_rules(console)
+        return DONE
+    rule = RULES.get(arguments.code)
+    if rule is None:
+        return _complain(f"rules: {terminal.meant(arguments.code)}", UNUSABLE)
+    terminal.print_rule(console, rule)
+    return DONE
 
 
 def _first_line(error: BaseException) -> str:

@@ -117,9 +117,8 @@ class BatchNormState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forward:
-    """What a sampled forward pass showed, in the order of execution; ``first`` of the run?"""
+    """What a sampled forward pass showed, in the order of execution."""
 
-    first: bool
     inputs: tuple[LayerInput, ...] = ()
     outputs: tuple[ModuleOutput, ...] = ()
     batch_norms: tuple[BatchNormState, ...] = ()
@@ -166,6 +165,18 @@ class Observation:
     forward: Forward | None = None
     loss: LossFacts = field(default_factory=LossFacts)
     ranks: Ranks | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstForward:
+    """The very first forward pass of a run: weights are as they were initialised."""
+
+    time: float
+    step: int
+    epoch: int
+    batch_idx: int | None
+    rank: int
+    forward: Forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

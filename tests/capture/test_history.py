@@ -5,18 +5,22 @@ import math
 import numpy as np
 import pytest
 
-from gradwatch.capture.history import RING_STEPS, History, StepRow
+from gradwatch.capture.history import MAX_ROWS, RING_STEPS, History, StepRow
 from gradwatch.records import Window
 
 
 def row(step: int, *, loss: float | None = 1.0, grad_norm: float = 1.0, coefficient: float = 1.0) -> StepRow:
-    return StepRow(step, 0, step, loss, grad_norm, coefficient, np.ones(2))
+    return StepRow(step, 0, step, loss, grad_norm, coefficient)
+
+
+def add(history: History, entry: StepRow, *, nonfinite: bool = False, norms: tuple[float, ...] = (1.0, 1.0)) -> None:
+    history.add(entry, np.array(norms), nonfinite=nonfinite)
 
 
 def test_a_window_has_the_extremes_since_the_last_one() -> None:
     history = History()
     for step, (loss, norm) in enumerate([(3.0, 1.0), (1.0, 9.0), (2.0, 4.0)]):
-        history.add(row(step, loss=loss, grad_norm=norm, coefficient=min(1.0, 5 / norm)))
+        add(history, row(step, loss=loss, grad_norm=norm, coefficient=min(1.0, 5 / norm)))
     assert history.close_window() == Window(
         steps=3,
         grad_norm_max=9.0,
@@ -26,7 +30,7 @@ def test_a_window_has_the_extremes_since_the_last_one() -> None:
         skipped_steps=0,
         nonfinite_steps=0,
     )
-    history.add(row(3, loss=0.5, grad_norm=0.25))
+    add(history, row(3, loss=0.5, grad_norm=0.25))
     window = history.close_window()
     assert (window.steps, window.grad_norm_max, window.grad_norm_max_step) == (1, 0.25, 3)
     assert (window.loss_max, window.clipped_steps) == (0.5, 0)
@@ -52,7 +56,7 @@ def test_extremes_ignore_what_is_not_finite(bad: float, at: int) -> None:
     norms.insert(at, bad)
     losses.insert(at, bad)
     for step, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
-        history.add(row(step, loss=loss, grad_norm=norm), nonfinite=step == at, skipped=step == at)
+        add(history, row(step, loss=loss, grad_norm=norm)._replace(skipped=step == at), nonfinite=step == at)
     window = history.close_window()
     assert (window.grad_norm_max, window.loss_max) == (2.0, 4.0)
     assert window.grad_norm_max_step == norms.index(2.0)
@@ -62,16 +66,16 @@ def test_extremes_ignore_what_is_not_finite(bad: float, at: int) -> None:
 def test_losses_may_be_missing_or_negative() -> None:
     history = History()
     for step, loss in enumerate([None, -3.0, -5.0]):
-        history.add(row(step, loss=loss))
+        add(history, row(step, loss=loss))
     assert history.close_window().loss_max == -3.0
-    history.add(row(3, loss=None))
+    add(history, row(3, loss=None))
     assert history.close_window().loss_max is None
 
 
 def test_the_ring_keeps_the_last_rows_over_windows() -> None:
     history = History()
     for step in range(RING_STEPS + 10):
-        history.add(row(step))
+        add(history, row(step))
         if step % 7 == 0:
             history.close_window()
     assert [entry.step for entry in history.rows] == list(range(10, RING_STEPS + 10))
@@ -79,7 +83,7 @@ def test_the_ring_keeps_the_last_rows_over_windows() -> None:
 
 def test_zero_is_an_extreme_too() -> None:
     history = History()
-    history.add(row(5, loss=0.0, grad_norm=0.0))
+    add(history, row(5, loss=0.0, grad_norm=0.0))
     window = history.close_window()
     assert (window.grad_norm_max, window.grad_norm_max_step, window.loss_max) == (0.0, 5, 0.0)
 
@@ -87,7 +91,36 @@ def test_zero_is_an_extreme_too() -> None:
 def test_a_row_keeps_where_it_stands_and_its_learning_rates() -> None:
     """An incident of the next batch names the step at which the optimizer made the value, and what it did there."""
     history = History()
-    history.add(StepRow(7, 2, 13, 1.0, 1.0, 1.0, np.ones(2), (0.1, 0.01)))
+    add(history, StepRow(7, 2, 13, 1.0, 1.0, 1.0, (0.1, 0.01)))
     [kept] = history.rows
     assert (kept.step, kept.epoch, kept.batch_idx, kept.lr) == (7, 2, 13, (0.1, 0.01))
     assert row(1).lr == ()
+
+
+def test_all_rows_since_the_last_record_are_handed_out_once() -> None:
+    history = History()
+    for step in range(RING_STEPS + 10):
+        add(history, row(step))
+    assert [entry.step for entry in history.take_rows()] == list(range(RING_STEPS + 10))
+    assert history.take_rows() == []
+    for step in range(MAX_ROWS + 5):
+        add(history, row(step))
+    assert [entry.step for entry in history.take_rows()] == list(range(5, MAX_ROWS + 5))
+
+
+def test_the_largest_norms_are_those_since_the_last_record() -> None:
+    history = History()
+    add(history, row(0), norms=(9.0, 9.0))
+    history.take_rows()
+    assert history.largest_norms(2).tolist() == [0.0, 0.0]
+    add(history, row(1), norms=(1.0, 0.0))
+    add(history, row(2), norms=(math.inf, 0.0))
+    add(history, row(3), norms=(0.5, math.nan))
+    assert history.largest_norms(2).tolist() == [1.0, 0.0]
+
+
+def test_norms_of_other_parameters_are_left_out() -> None:
+    history = History()
+    add(history, row(0), norms=(3.0,))
+    add(history, row(1), norms=(1.0, 2.0))
+    assert history.largest_norms(2).tolist() == [1.0, 2.0]

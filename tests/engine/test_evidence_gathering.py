@@ -23,14 +23,10 @@ from gradwatch.engine.evidence_gathering import (
 NAN = (1, 0, 0)
 
 
-def row(norms: list[float]) -> StepRow:
-    return StepRow(0, 0, 0, 1.0, 1.0, 1.0, np.array(norms))
-
-
 def history_of(*rows: list[float]) -> History:
     history = History()
     for norms in rows:
-        history.add(row(norms))
+        history.add(StepRow(0, 0, 0, 1.0, 1.0, 1.0), np.array(norms))
     return history
 
 

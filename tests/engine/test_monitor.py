@@ -79,7 +79,7 @@ def test_the_end_is_written_even_when_the_last_record_cannot_be_finished(
 
     def leave_the_loop(_: nn.Module, batch: int) -> None:
         if batch == 1:
-            monkeypatch.setattr("gradwatch.engine.recording.layer_update_ratios", fail)
+            monkeypatch.setattr("gradwatch.engine.recording.layer_updates", fail)
             monitor.before_step(parts.optimizer)
             raise StopIteration
 

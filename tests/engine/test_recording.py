@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -11,8 +11,19 @@ from torch import nn
 from gradwatch.capture.gradients import read_gradients
 from gradwatch.capture.history import History
 from gradwatch.capture.parameters import ParameterGroup, group_parameters
-from gradwatch.engine.recording import PendingRecord, Position, begin_record, largest_layer, nonfinite_by_layer, spread
-from gradwatch.records import ClipState
+from gradwatch.engine.recording import (
+    PendingRecord,
+    Position,
+    TakenStep,
+    Totals,
+    begin_record,
+    largest_layer,
+    nonfinite_by_layer,
+    spread,
+)
+
+if TYPE_CHECKING:
+    from gradwatch.records import StepRecord
 
 HEADER: dict[str, Any] = {"time": 1.0, "step": 3, "epoch": 1, "batch_idx": 2, "rank": 0}
 
@@ -29,32 +40,20 @@ def group_with(**gradients: float | None) -> ParameterGroup:
 
 
 def pending(group: ParameterGroup, coefficient: float = 1.0) -> PendingRecord:
-    gradients = read_gradients(group)
-    clip = ClipState(
-        max_norm=1.0,
-        coefficient=coefficient,
-        clipped=coefficient < 1,
-        rate=0.0,
-        largest_layer=largest_layer(group, gradients),
-    )
-    return begin_record(
-        Position(3, 1, 2, 9),
-        group,
-        gradients,
-        clip,
-        loss=0.5,
-        loss_scale=None,
-        window=History().close_window(),
-        skipped_steps=4,
-        nonfinite_steps=5,
-    )
+    step = TakenStep(Position(3, 1, 2, 9), group, read_gradients(group), coefficient)
+    totals = Totals(skipped_steps=4, nonfinite_steps=5, clip_rate=0.0)
+    return begin_record(step, History(), loss=0.5, max_norm=1.0, totals=totals, fp16=False)
+
+
+def finished(record: PendingRecord) -> StepRecord:
+    return record.record(HEADER, record.measure())
 
 
 def test_a_record_is_finished_after_the_step() -> None:
     group = group_with(a=1.0, b=None, c=2.0)
     begun = pending(group)
     group.optimizer.step()
-    record = begun.finish(HEADER)
+    record = finished(begun)
     assert (record.step, record.epoch, record.batch_idx, record.log_step) == (3, 1, 2, 9)
     assert (record.loss, record.lr, record.lr_groups, record.skipped_steps) == (0.5, 0.5, [0.5], 4)
     assert record.grad_norm == pytest.approx(math.sqrt(20))
@@ -65,24 +64,24 @@ def test_a_record_is_finished_after_the_step() -> None:
 
 
 def test_a_record_keeps_no_gradient_alive() -> None:
-    assert pending(group_with(a=1.0)).gradients.tensors == []
+    assert pending(group_with(a=1.0)).step.gradients.tensors == []
 
 
 def test_clipping_that_was_measured_instead_of_computed() -> None:
     group = group_with(a=1.0)
-    record = pending(group).clipped_to(0.5).finish(HEADER)
+    record = finished(pending(group).clipped_to(0.5))
     assert (record.clip.coefficient, record.clip.clipped) == (0.25, True)
-    record = pending(group).clipped_to(2.0).finish(HEADER)
+    record = finished(pending(group).clipped_to(2.0))
     assert (record.clip.coefficient, record.clip.clipped) == (1.0, False)
 
 
 def test_gradients_of_zero_are_not_clipped_by_other_means() -> None:
-    record = pending(group_with(a=0.0)).clipped_to(0.0).finish(HEADER)
+    record = finished(pending(group_with(a=0.0)).clipped_to(0.0))
     assert (record.clip.coefficient, record.clip.clipped) == (1.0, False)
 
 
 def test_a_step_without_gradients_has_no_norm() -> None:
-    record = pending(group_with(a=None)).finish(HEADER)
+    record = finished(pending(group_with(a=None)))
     assert (record.grad_norm, record.clip.largest_layer) == (None, None)
 
 

@@ -52,12 +52,13 @@ ACCEPTED: list[tuple[str, Any]] = [
     ("detectors", "default"),
     ("detectors", []),
     ("detectors", ["exploding-gradient", {"dead-layer": {"steps": 5}}]),
-    ("detectors", (print,)),
+    ("detectors", ((dict, max),)),
+    ("detectors", ["default", {"loss-plateau": False}]),
 ]
 
 PATH = "a path or None"
 CLIP = "'auto', a positive finite number (the largest L2 norm) or None (never clip)"
-DETECTORS = "'default' or a list of names, import paths, {name: thresholds} or pairs"
+DETECTORS = "'default' or a list of rules' codes, import paths, {code: thresholds} or pairs of functions"
 COUNT = "an integer of at least 0"
 CHECK = "an integer of at least 1, 'auto' or None"
 
@@ -157,7 +158,7 @@ def test_an_unknown_argument_is_refused() -> None:
     [
         {},
         {"dirpath": Path("runs/a"), "clip": 0.5},
-        {"detectors": [print, torch.nn.Linear(2, 2), {"dead-layer": {"steps": 5}}]},
+        {"detectors": [(dict, torch.nn.Linear(2, 2)), {"dead-layer": {"steps": 5}}]},
     ],
     ids=["defaults", "path", "callables"],
 )

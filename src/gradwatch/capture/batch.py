@@ -16,6 +16,20 @@ MAX_ITEMS = 10_000
 MAX_OBJECTS = 100_000
 
 
+def batch_size_of(batch: object) -> int | None:
+    """Return the size of dimension 0 of the first tensor, as most loaders yield it; None if none is found at once."""
+    for _ in range(MAX_DEPTH):
+        if isinstance(batch, Tensor):
+            return batch.shape[0] if batch.ndim else None
+        if isinstance(batch, Mapping):
+            batch = next(iter(batch.values()), None)
+        elif isinstance(batch, (list, tuple)) and batch:
+            batch = batch[0]
+        else:
+            return None
+    return None
+
+
 class BadTensor(NamedTuple):
     """A tensor with non-finite elements: its name, and how many of each kind."""
 

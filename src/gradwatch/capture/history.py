@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from gradwatch.records import Window
 
-if TYPE_CHECKING:
-    import numpy as np
-
 RING_STEPS = 64
+# Rows that wait for the next record: for a log step that hardly ever comes, memory stays bounded.
+MAX_ROWS = 1024
 
 
 class StepRow(NamedTuple):
-    """One optimizer step in host numbers; ``norms`` are per parameter, shape [n], ``lr`` per parameter group."""
+    """One optimizer step in host numbers; ``lr`` per parameter group, ``skipped`` if its update did not happen."""
 
     step: int
     epoch: int
@@ -24,15 +25,23 @@ class StepRow(NamedTuple):
     loss: float | None
     grad_norm: float
     coefficient: float
-    norms: np.ndarray
     lr: tuple[Any, ...] = ()
+    loss_scale: float | None = None
+    batch_size: int | None = None
+    skipped: bool = False
 
 
 @dataclass(slots=True)
 class History:
-    """A ring of the last rows of one optimizer, and the extremes since its last record."""
+    """The last steps of one optimizer, and what happened since its last record.
+
+    ``rows`` and ``norms`` (per parameter, shape [n]) are rings of the same steps; ``since`` has the rows since the last
+    record, which may be more.
+    """
 
     rows: deque[StepRow] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
+    norms: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
+    since: deque[StepRow] = field(default_factory=lambda: deque(maxlen=MAX_ROWS))
     steps: int = 0
     grad_norm_max: float = -math.inf
     grad_norm_max_step: int | None = None
@@ -41,17 +50,35 @@ class History:
     skipped: int = 0
     nonfinite: int = 0
 
-    def add(self, row: StepRow, *, skipped: bool = False, nonfinite: bool = False) -> None:
+    def add(self, row: StepRow, norms: np.ndarray, *, nonfinite: bool = False) -> None:
         """Add one step. Non-finite values are counted and stay out of the extremes, which they would freeze."""
         self.rows.append(row)
+        self.norms.append(norms)
+        self.since.append(row)
         self.steps += 1
         self.clipped += row.coefficient < 1.0
-        self.skipped += skipped
+        self.skipped += row.skipped
         self.nonfinite += nonfinite
         if self.grad_norm_max < row.grad_norm < math.inf:
             self.grad_norm_max, self.grad_norm_max_step = row.grad_norm, row.step
         if row.loss is not None and self.loss_max < row.loss < math.inf:
             self.loss_max = row.loss
+
+    def take_rows(self) -> list[StepRow]:
+        """Return the rows since the last call, oldest first: ``MAX_ROWS`` at most."""
+        rows = list(self.since)
+        self.since.clear()
+        return rows
+
+    def largest_norms(self, parameters: int) -> np.ndarray:
+        """Return the largest finite norm of each parameter since the last record, over the ring at most; shape [n]."""
+        count = min(len(self.since), len(self.norms))
+        recent = [norms for norms in list(self.norms)[len(self.norms) - count :] if len(norms) == parameters]
+        if not recent:
+            return np.zeros(parameters)
+        stacked = np.stack(recent)
+        largest: np.ndarray = np.max(stacked, axis=0, where=np.isfinite(stacked), initial=0.0)
+        return largest
 
     def close_window(self) -> Window:
         """Return what happened since the last call, and start anew."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 ROOT_LAYER = "(root)"
+MATRIX = 2  # dimensions
 
 
 def layer_of(parameter_name: str, granularity: str) -> str:
@@ -39,7 +41,9 @@ def layer_of(parameter_name: str, granularity: str) -> str:
 class ParameterGroup:
     """The parameters that one optimizer steps, in the module's order, with their layers.
 
-    ``positions`` are 0 to n - 1; ``layer_index`` maps them, the parameters (axis 0), to positions in ``layers``.
+    ``positions`` are 0 to n - 1; ``layer_index`` maps them, the parameters (axis 0), to positions in ``layers``. Of
+    each layer, ``elements`` counts its parameters' numbers, and ``is_weight`` tells whether one of them is a matrix or
+    more.
     """
 
     index: int
@@ -49,9 +53,14 @@ class ParameterGroup:
     layers: list[str]
     layer_index: np.ndarray
     positions: np.ndarray = field(init=False)
+    elements: np.ndarray = field(init=False)
+    is_weight: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.positions = np.arange(len(self.parameters))
+        shapes = [_shape_of(parameter) for parameter in self.parameters]
+        self.elements = self.layer_sums(np.array([math.prod(shape) for shape in shapes]))
+        self.is_weight = self.layer_sums(np.array([len(shape) >= MATRIX for shape in shapes])) > 0
 
     def outdated(self) -> bool:
         """Whether the optimizer has since been given other parameters (fine-tuning callbacks add groups)."""
@@ -59,6 +68,11 @@ class ParameterGroup:
         for group in self.optimizer.param_groups:  # at every step, where a generator expression costs more
             count += len(group["params"])
         return count != len(self.parameters)
+
+    def layer_sums(self, values: np.ndarray) -> np.ndarray:
+        """Add per-parameter values (shape [n]) up by layer, shape [layers]."""
+        sums: np.ndarray = np.bincount(self.layer_index, weights=values, minlength=len(self.layers))
+        return sums
 
     def layer_norms(self, norms: np.ndarray) -> np.ndarray:
         """Join per-parameter L2 norms (shape [n]) into per-layer ones: sqrt of the sum of squares.
@@ -69,8 +83,8 @@ class ParameterGroup:
             return np.zeros(len(self.layers))
         finite = norms[np.isfinite(norms)]
         scale = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-        squares = np.bincount(self.layer_index, weights=np.square(norms / scale), minlength=len(self.layers))
-        return np.sqrt(squares) * scale
+        joined: np.ndarray = np.sqrt(self.layer_sums(np.square(norms / scale))) * scale
+        return joined
 
 
 def group_parameters(
@@ -113,7 +127,7 @@ def parameter_table(module: nn.Module, groups: Sequence[ParameterGroup], granula
         ParameterRow(
             name=name,
             layer=layer_of(name, granularity),
-            shape=() if isinstance(parameter, UninitializedParameter) else tuple(parameter.shape),
+            shape=_shape_of(parameter),
             dtype=str(parameter.dtype).removeprefix("torch."),
             device=str(parameter.device),
             requires_grad=parameter.requires_grad,
@@ -121,6 +135,11 @@ def parameter_table(module: nn.Module, groups: Sequence[ParameterGroup], granula
         )
         for name, parameter in module.named_parameters()
     ]
+
+
+def _shape_of(parameter: nn.Parameter) -> tuple[int, ...]:
+    """Return the shape; () while a lazy module has not given one."""
+    return () if isinstance(parameter, UninitializedParameter) else tuple(parameter.shape)
 
 
 def orphans(table: Sequence[ParameterRow]) -> list[str]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from gradwatch.capture.gradients import host_norms
+from gradwatch.capture.sampling import joined, layer_shares, sampled
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
     from gradwatch.capture.parameters import ParameterGroup
+
+
+# Formats in which a small update rounds to nothing: 8 and 11 bits of precision.
+NARROW = (torch.bfloat16, torch.float16)
 
 
 class WeightsBefore(NamedTuple):
@@ -22,6 +27,18 @@ class WeightsBefore(NamedTuple):
     norms: np.ndarray
 
 
+class Updates(NamedTuple):
+    """What a step did to the weights of each layer.
+
+    Both have shape [layers]. ``ratios`` are ‖w_after - w_before‖ / ‖w_before‖, NaN where the weights were all zero.
+    ``unchanged`` is the share of elements with a nonzero gradient that came out as they were: of weights in bfloat16
+    and float16 only, NaN elsewhere and where the gradients are gone.
+    """
+
+    ratios: np.ndarray
+    unchanged: np.ndarray
+
+
 def weights_before(group: ParameterGroup) -> WeightsBefore:
     """Copy the weights of one optimizer: this costs the size of the weights until the step is over."""
     with torch.no_grad():
@@ -29,8 +46,8 @@ def weights_before(group: ParameterGroup) -> WeightsBefore:
     return WeightsBefore(copies, host_norms(copies))
 
 
-def layer_update_ratios(group: ParameterGroup, before: WeightsBefore) -> list[float | None]:
-    """Return ‖w_after - w_before‖ / ‖w_before‖ of each layer; None where the weights were all zero.
+def layer_updates(group: ParameterGroup, before: WeightsBefore) -> Updates:
+    """Return ‖w_after - w_before‖ / ‖w_before‖ of each layer, and what of narrow weights the step left unchanged.
 
     Uses up the copies: they become the differences, which needs no further memory. Neighbours in any floating-point
     format differ by a number of that format (Sterbenz 1974), so half precision loses nothing that matters here.
@@ -40,4 +57,23 @@ def layer_update_ratios(group: ParameterGroup, before: WeightsBefore) -> list[fl
             torch._foreach_sub_(before.copies, [parameter.detach() for parameter in group.parameters])
     changes = group.layer_norms(host_norms(before.copies))
     weights = group.layer_norms(before.norms)
-    return [float(change / weight) if weight > 0 else None for change, weight in zip(changes, weights, strict=True)]
+    ratios = np.divide(changes, weights, out=np.full(len(weights), np.nan), where=weights > 0)
+    return Updates(ratios, _unchanged(group, before.copies))
+
+
+@torch.no_grad()
+def _unchanged(group: ParameterGroup, differences: list[Tensor]) -> np.ndarray:
+    """Return the share of elements with a nonzero gradient whose difference is exactly 0, shape [layers].
+
+    In fp32 an update is lost to rounding so rarely that looking is not worth it.
+    """
+    narrow = [
+        (position, difference, parameter.grad)
+        for position, (difference, parameter) in enumerate(zip(differences, group.parameters, strict=True))
+        if difference.dtype in NARROW and parameter.grad is not None and parameter.grad.layout is torch.strided
+    ]
+    if not narrow:
+        return np.full(len(group.layers), np.nan)
+    positions, moved, gradients = zip(*narrow, strict=True)
+    taken = sampled(positions, moved)
+    return layer_shares(group, joined(sampled(positions, gradients).pieces) != 0, joined(taken.pieces) == 0, taken)

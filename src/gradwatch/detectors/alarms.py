@@ -15,7 +15,7 @@ from gradwatch.detectors.catalogue.rule import Rule
 from gradwatch.detectors.detector import Detector, Reading, Sign
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from gradwatch.detectors.detector import Limits
     from gradwatch.records import Severity
@@ -33,7 +33,7 @@ class Alarm:
 
 
 class Own(NamedTuple):
-    """The state of a user's rule, and the subjects of which it has raised an alarm before."""
+    """The state of a user's rule, and the subjects of which it has raised an alarm at any time."""
 
     state: Any
     raised: tuple[str | None, ...] = ()
@@ -47,7 +47,8 @@ def own_detector(
     def read(own: Own, seen: Any, _limits: Limits) -> tuple[Own, Reading]:
         state, raised = update(own.state, seen)
         alarms = {alarm.layer: alarm for alarm in raised}
-        return Own(state, tuple(alarms)), alarms_reading(alarms, own.raised)
+        known = tuple(dict.fromkeys([*own.raised, *alarms]))
+        return Own(state, known), alarms_reading(alarms, known)
 
     rule = Rule(
         code=code, severity="warning", meaning="a rule of your own", formula="", message="", causes=(), advice=""
@@ -55,12 +56,11 @@ def own_detector(
     return Detector(rule=rule, init=lambda: Own(init()), update=read, limits=rule.limits)
 
 
-def alarms_reading(alarms: dict[str | None, Alarm], raised_before: Iterable[str | None]) -> Reading:
-    """Return the reading of alarms by subject; what was raised before and is not any more has gone."""
-    subjects = list(dict.fromkeys([*alarms, *raised_before]))
+def alarms_reading(alarms: dict[str | None, Alarm], known: Sequence[str | None]) -> Reading:
+    """Return the reading of alarms by subject; a known subject without an alarm shows nothing."""
 
     def explain(i: int) -> Sign:
-        alarm = alarms[subjects[i]]
-        return Sign(alarm.evidence, None, alarm.severity, alarm.message, alarm.advice)
+        alarm = alarms[known[i]]
+        return Sign(alarm.evidence, severity=alarm.severity, message=alarm.message, advice=alarm.advice)
 
-    return Reading(np.array([float(subject in alarms) for subject in subjects]), subjects, explain)
+    return Reading(np.array([float(subject in alarms) for subject in known]), known, explain)

@@ -4,9 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradwatch.detectors import gradients
+from gradwatch.detectors import (
+    activations,
+    clipping,
+    data,
+    distributed,
+    gradients,
+    learning_rate,
+    loss,
+    mixed_precision,
+    normalisation,
+    updates,
+)
 
 if TYPE_CHECKING:
     from gradwatch.detectors.detector import Detector
 
-DETECTORS: tuple[Detector, ...] = (*gradients.DETECTORS,)
+DETECTORS: tuple[Detector, ...] = (
+    *gradients.DETECTORS,
+    *updates.DETECTORS,
+    *clipping.DETECTORS,
+    *learning_rate.DETECTORS,
+    *loss.DETECTORS,
+    *mixed_precision.DETECTORS,
+    *activations.DETECTORS,
+    *data.DETECTORS,
+    *normalisation.DETECTORS,
+    *distributed.DETECTORS,
+)

@@ -57,7 +57,7 @@ class Detector:
     init: Callable[[], Any]
     update: Update
     limits: Limits
-    reads: type = Observation
+    reads: type | tuple[type, ...] = Observation
     by_layer: tuple[str, ...] = ()
 
 
@@ -65,7 +65,9 @@ class NoState(NamedTuple):
     """The state of a detector that needs none: persistence is the business of ``episodes``."""
 
 
-def detector(rule: Rule, read: Callable[[Any, Limits], Reading | None], *, reads: type = Observation) -> Detector:
+def detector(
+    rule: Rule, read: Callable[[Any, Limits], Reading | None], *, reads: type | tuple[type, ...] = Observation
+) -> Detector:
     """Return a detector that looks at each record by itself."""
 
     def update(state: NoState, record: Any, limits: Limits) -> tuple[NoState, Reading | None]:
@@ -75,7 +77,12 @@ def detector(rule: Rule, read: Callable[[Any, Limits], Reading | None], *, reads
 
 
 def remembering(
-    rule: Rule, init: Callable[[], Any], update: Update, *, by_layer: Sequence[str] = (), reads: type = Observation
+    rule: Rule,
+    init: Callable[[], Any],
+    update: Update,
+    *,
+    by_layer: Sequence[str] = (),
+    reads: type | tuple[type, ...] = Observation,
 ) -> Detector:
     """Return a detector with a memory."""
     return Detector(rule=rule, init=init, update=update, limits=rule.limits, by_layer=tuple(by_layer), reads=reads)

@@ -81,7 +81,8 @@ def _tell(episode: Episode, shown: Shown, detector: Detector, record: Any) -> tu
         return episode, []
     sign = shown.explain()
     severity = max(sign.severity or detector.rule.severity, episode.severity or "info", key=SEVERITIES.index)
-    if episode.told is not None and shown.strength < TOLD_AGAIN * episode.told and severity == episode.severity:
+    doubled = episode.told is not None and episode.told < math.inf and shown.strength >= TOLD_AGAIN * episode.told
+    if episode.told is not None and not doubled and severity == episode.severity:
         return episode, []
     status: FindingStatus = "opened" if episode.told is None else "updated"
     layer = sign.layer or shown.subject if episode.told is None else episode.layer

@@ -36,6 +36,12 @@ def spread(values: np.ndarray | Sequence[float]) -> float:
     return MAD_TO_STD * float(np.median(np.abs(finite - np.median(finite)))) if finite.size else math.nan
 
 
+def noise_of(values: np.ndarray | Sequence[float]) -> float:
+    """Return the robust standard deviation of a sequence about its own trend: that of its differences by sqrt(2)."""
+    differences = np.diff(known(np.asarray(values, dtype=float)))
+    return MAD_TO_STD * float(np.median(np.abs(differences))) / math.sqrt(2.0) if differences.size else math.nan
+
+
 def remember(recent: Recent, value: float, count: int = WINDOWS) -> Recent:
     """Return ``recent`` with a value at its end, the last ``count`` of them; what is not finite is not remembered."""
     return (*recent, value)[-count:] if math.isfinite(value) else recent

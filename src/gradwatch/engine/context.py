@@ -33,6 +33,8 @@ class RunContext:
         ranks_where: the ranks whose flag is true; called on all ranks together, after they agreed on a failure.
         clip_rule: the rule that is in force when the loop clips by itself, else None.
             Its ``max_norm`` is None where the loop clips by other means than the norm, or not at all.
+        gather: the same list of floats of every rank, one row each, where all ranks hold the same weights (data
+            parallelism); None elsewhere. Called on all ranks together on log steps.
         runner: how to run a training step again, on a copy of the module; None if the loop cannot.
         clips_by_user_code: whether it is code of the user that clips, which may do anything.
         step: optimizer steps done before the run, where it does not begin at none; likewise ``epoch``.
@@ -56,6 +58,7 @@ class RunContext:
     run_id: str | None = None
     agree: Callable[[int], int] = _alone
     ranks_where: Callable[[bool], list[int]] = _only_rank_zero
+    gather: Callable[[list[float]], list[list[float]]] | None = None
     runner: StepRunner | None = None
 
     @property

@@ -82,11 +82,11 @@ def _update_of(parameter: str, groups: Sequence[ParameterGroup], histories: Sequ
 
 def _last_step_of(history: History, position: int, parameters: int) -> tuple[float, Sequence[Any]]:
     """Return gradient norm and learning rates of the last step that can have moved the weight, before any bad one."""
-    for row in reversed(history.rows):
-        if len(row.norms) != parameters:  # the optimizer has been given parameters since
+    for row, norms in zip(reversed(history.rows), reversed(history.norms), strict=True):
+        if len(norms) != parameters:  # the optimizer has been given parameters since
             break
-        if np.isfinite(row.norms[position]):
-            return float(row.norms[position]), row.lr
+        if np.isfinite(norms[position]):
+            return float(norms[position]), row.lr
     return 0.0, ()
 
 

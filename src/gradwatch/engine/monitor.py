@@ -9,31 +9,34 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from gradwatch.capture.gradients import Gradients, read_gradients, total_on_device, without_underflow
-from gradwatch.capture.history import StepRow
+from gradwatch.capture.batch import batch_size_of
+from gradwatch.capture.forward import ForwardWatch
+from gradwatch.capture.gradients import Gradients, read_gradients, total_on_device
+from gradwatch.capture.loss_graph import loss_facts
 from gradwatch.capture.parameters import has_lazy_parameters
 from gradwatch.capture.rollback import Rollback, evaluates_again
 from gradwatch.capture.scaling import ScaleTrend, scale_of, unscales_itself, will_skip
-from gradwatch.capture.window import LossMeter, StepWindow
+from gradwatch.capture.window import StepWindow
 from gradwatch.detectors.huge_gradient import huge_gradient
 from gradwatch.diagnosis.anomaly import AnomalyMode
 from gradwatch.engine.clip_rule import resolve_clip_rule
 from gradwatch.engine.context import RunContext
 from gradwatch.engine.counters import Counters
 from gradwatch.engine.gradient_checks import GradientChecks
-from gradwatch.engine.recording import PendingRecord, Position, begin_record, largest_layer, spread
+from gradwatch.engine.health_rules import HealthRules
+from gradwatch.engine.recorder import Recorder
+from gradwatch.engine.recording import Position, TakenStep, largest_layer
 from gradwatch.engine.reporter import Reporter
 from gradwatch.engine.response import BadStep, Responder
 from gradwatch.engine.run_events import run_end, run_start, start_warnings
 from gradwatch.engine.settings import Settings
 from gradwatch.engine.watched import Watched
 from gradwatch.numerics import clip_coefficient, scale_
-from gradwatch.records import ClipState
 from gradwatch.replica.step_runner import LossFunctionRunner
 from gradwatch.sinks.tags import gradient_check_metrics, health_values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -64,6 +67,7 @@ class HealthMonitor:
         self.active = self._started = self._loaded = False
         self._anomaly = AnomalyMode()
         self._told = self.counters.trouble
+        self._memory: dict[str, Any] = {}
 
     # -- the life of a run --------------------------------------------------------------------------------------
 
@@ -86,6 +90,7 @@ class HealthMonitor:
         """
         if self._started and not self._loaded:  # a second fit with the same callback goes on counting
             self.resumed_from = self.run_id
+            self._memory = self._remembered()
         self._started, self._loaded = True, False
         context = context or RunContext(dirpath=os.fspath(self.settings.dirpath or "gradwatch"))
         if loss_function is not None:
@@ -99,12 +104,10 @@ class HealthMonitor:
         self._position = Position(done, context.epoch, None, done)
         self._watched = Watched(module, listed, self.settings.granularity)
         self._window: StepWindow[Position] = StepWindow()
-        self._losses = LossMeter(len(listed))
-        self._pending: dict[int, PendingRecord] = {}
         self._rollbacks: dict[int, Rollback] = {}
         self._loss_scale: float | None = None
         self._scale_trend = ScaleTrend()
-        self._scan_due = self._announced = False
+        self._scan_due = self._announced = self._sampled = False
         self._steps_in_batch = 0
         self._reporter = Reporter(
             context,
@@ -112,8 +115,12 @@ class HealthMonitor:
             max_incident_bytes=self.settings.max_incident_bytes,
         )
         self._responder = Responder(self.settings, context, self._watched, self._reporter, self.counters, self._anomaly)
+        self._rules = HealthRules(self.settings.detectors, context, self._watched, self._reporter, self._memory)
+        self._recorder = Recorder(self._watched, self.counters, self._reporter, self._rules, self._header)
+        self._forward = ForwardWatch(self.settings.granularity)
         self._checks = GradientChecks(self.settings, context, self._watched, self._reporter)
         self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
+        self._rules.max_norm = self.clip_rule.max_norm
         if not has_lazy_parameters(module):
             self._announce()
         self.active = True  # last, so that a monitor that cannot begin to watch stays out of the way
@@ -124,8 +131,9 @@ class HealthMonitor:
         if not self.active:
             return
         self.active = False
+        self._forward.end()
         try:
-            self._flush_pending()
+            self._recorder.flush()
         finally:  # after a device error nothing can be measured any more, but the end can still be written
             event = run_end(self._header(), self.run_id, status, reason, self.counters)
             self._reporter.end(event, self.counters.clip_rate)
@@ -165,6 +173,8 @@ class HealthMonitor:
         self._window.begin(self._position, watched.batches.keep(batch), watched.random.before_batch(), attributes)
         self._anomaly.begin_batch()
         self._watched.buffers.before_batch(new_window=new_window)
+        if new_window and (self.is_log_step or not self._sampled):
+            self._forward.begin(watched.module)
 
     def observe_loss(self, loss: Tensor, *, factor: float = 1.0) -> None:
         """Keep the loss that is about to be backpropagated, on its device.
@@ -178,6 +188,9 @@ class HealthMonitor:
         """
         if not (self.active and self._window.micro_batches):
             raise RuntimeError("observe_loss: no batch has begun; call begin_batch(batch, batch_idx) for each")
+        self._forward.end()
+        if self.is_log_step:
+            self._rules.batch, self._rules.loss = self._window.micro_batches[-1].batch, loss_facts(loss)
         value = loss.detach() if loss.numel() == 1 else loss.detach().mean()
         if self._context.scaler is not None:
             value = value / scale_of(self._context.scaler, value.device)
@@ -198,16 +211,19 @@ class HealthMonitor:
         """
         if step is not None and step != self._position.step:
             self._position = self._position._replace(step=step)
-        verdict = FINE
+        verdict, failed = FINE, 1
         try:
             try:
                 if not self._announced:
                     self._announce()
                 group = self._watched.group_of(optimizer)
                 gradients, verdict = self._read(group)
+                failed = 0
             finally:  # a rank whose monitor fails must still take part, or the others wait for ever
-                verdict = self._context.agree(verdict)
-            return self._act(verdict, group, gradients)
+                agreed = self._context.agree(2 * verdict + failed)
+            if agreed == FINE and self.is_log_step:
+                self._rules.compare_ranks(group, gradients)
+            return self._act(agreed // 2, group, gradients)
         finally:
             self._window.close()
             self._steps_in_batch += 1
@@ -221,24 +237,24 @@ class HealthMonitor:
             NonFiniteError: as in ``before_step``.
         """
         group = self._watched.group_of(optimizer)
-        pending = self._pending.get(group.index)
-        if not self._context.clips_by_other_means or not (self._context.clips_by_user_code or pending is not None):
+        waits = self._recorder.waits(group.index)
+        if not self._context.clips_by_other_means or not (self._context.clips_by_user_code or waits):
             return
         gradients = read_gradients(group)
-        if pending is not None:
-            self._pending[group.index] = pending.clipped_to(gradients.total)
+        if waits:
+            self._recorder.clipped_to(group.index, gradients.total)
         if not gradients.finite and self._context.clips_by_user_code:
             bad = self._bad_step(group, gradients)._replace(steps_before=self._steps_in_batch - 1)
             self._respond(bad, again=True)
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Finish the record of a log step, now that the weights have moved."""
-        if not (self._pending or self._rollbacks):
+        if not (self._recorder.waits() or self._rollbacks):
             return  # nearly always
         index = self._watched.group_of(optimizer).index
         self._rollbacks.pop(index, None)
-        if index in self._pending:
-            self._emit(self._pending.pop(index))
+        if self._recorder.waits(index):
+            self._recorder.finish(index)
 
     def end_batch(self) -> None:
         """Write what waits, and look once at gradients that no step has used yet.
@@ -249,7 +265,9 @@ class HealthMonitor:
         self._anomaly.end_batch()
         self._watched.batches.check()
         self._watched.random.after_batch()
-        self._flush_pending()
+        self._forward.end()
+        self._recorder.flush()
+        self._rules.end_batch()
         if self._window.waits_for_step:
             self._window.flag_gradients([total_on_device(group) for group in self._watched.groups])
         else:
@@ -283,6 +301,11 @@ class HealthMonitor:
             self._responder.report_state(births, self._position, together=together)
         self._watched.scanned_at = self._position.step
 
+    def observe_validation(self, losses: Mapping[str, float]) -> None:
+        """Show the health rules what a validation has measured: losses by name."""
+        if self.active:
+            self._rules.read_validation(losses, self._header())
+
     @property
     def is_log_step(self) -> bool:
         """Whether the step of the present batch is written down."""
@@ -313,12 +336,18 @@ class HealthMonitor:
 
     def state_dict(self) -> dict[str, Any]:
         """Return counters and run id as plain values."""
-        return {"version": 1, "run_id": self.run_id, "counters": self.counters.state_dict()}
+        counters, rules = self.counters.state_dict(), self._remembered()
+        return {"version": 1, "run_id": self.run_id, "counters": counters, "rules": rules}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue the counters of the run that ``state`` comes from."""
         self.resumed_from, self._loaded = state.get("run_id"), True
         self.counters.load_state_dict(state.get("counters", {}))
+        self._memory = dict(state.get("rules", {}))
+
+    def _remembered(self) -> dict[str, Any]:
+        """Return the memory of the health rules: that of this run, or the one that has been loaded for it."""
+        return self._rules.state_dict() if self._started and not self._loaded else self._memory
 
     # -- judging one step ---------------------------------------------------------------------------------------
 
@@ -328,7 +357,7 @@ class HealthMonitor:
             scalars.append(scale_of(scaler, group.parameters[0].device))
         gradients = read_gradients(group, scalars)
         self._loss_scale = gradients.extras.pop() if scaler is not None else None
-        self._losses.add(self._window.take(gradients.extras))
+        self._recorder.add_losses(self._window.take(gradients.extras))
         if self._loss_scale is not None and unscales_itself(group.optimizer):
             gradients = gradients.divided_by(self._loss_scale)
         return gradients, self._verdict(group, gradients)
@@ -418,43 +447,30 @@ class HealthMonitor:
         again: bool = False,
     ) -> None:
         """Add the step to counters and history, and begin its record on a log step; ``again``: as a bad one now."""
-        nonfinite = not gradients.finite or bool(self._window.bad_losses)
-        loss, history = self._losses.take(group.index), self._watched.histories[group.index]
-        self.counters.count(clipped=coefficient < 1.0, skipped=skipped, nonfinite=nonfinite, again=again)
-        step, epoch, batch_idx, _ = self._position
-        lr = tuple([part.get("lr") for part in group.optimizer.param_groups])
-        row = StepRow(step, epoch, batch_idx, loss, gradients.total, coefficient, spread(group, gradients), lr)
-        history.add(row, skipped=skipped, nonfinite=nonfinite)
-        if self.is_log_step:
-            exact = without_underflow(gradients, self._loss_scale if unscales_itself(group.optimizer) else None)
-            self._pending[group.index] = begin_record(
-                self._position,
-                group,
-                exact,
-                self._clip_state(group, exact, coefficient),
-                loss=loss,
-                loss_scale=self._loss_scale,
-                window=history.close_window(),
-                skipped_steps=self.counters.skipped,
-                nonfinite_steps=self.counters.nonfinite,
-            )
-
-    def _clip_state(self, group: ParameterGroup, gradients: Gradients, coefficient: float) -> ClipState:
-        return ClipState(
-            max_norm=self.clip_rule.max_norm,
+        batch = self._window.micro_batches[-1].batch
+        self._show_forward()
+        step = TakenStep(
+            position=self._position,
+            group=group,
+            gradients=gradients,
             coefficient=coefficient,
-            clipped=coefficient < 1.0,
-            rate=self.counters.clip_rate,
-            largest_layer=largest_layer(group, gradients),
+            loss_scale=self._loss_scale,
+            batch_size=batch_size_of(batch),
+            nonfinite=not gradients.finite or bool(self._window.bad_losses),
+            skipped=skipped,
         )
+        self._recorder.remember(step, max_norm=self.clip_rule.max_norm, log=self.is_log_step, again=again)
 
-    def _emit(self, pending: PendingRecord) -> None:
-        self._reporter.write(pending.finish(self._header(pending.position)))
-
-    def _flush_pending(self) -> None:
-        """Write the records whose optimizer has not acted: the GradScaler skipped it, or it never came to it."""
-        while self._pending:
-            self._emit(self._pending.popitem()[1])
+    def _show_forward(self) -> None:
+        """Hand a sampled forward pass to the rules: that of a log step, and the very first."""
+        forward = self._forward.take() if self.is_log_step or not self._sampled else None
+        if forward is None:
+            return
+        if not self._sampled:
+            self._sampled = True
+            self._rules.read_first(forward, self._header())
+        if self.is_log_step:
+            self._rules.forward = forward
 
     def _announce(self) -> None:
         """Write ``run_start`` and take what is non-finite now as given."""

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gradwatch.capture.environment import learning_rates
-from gradwatch.capture.updates import WeightsBefore, layer_update_ratios, weights_before
+from gradwatch.capture.gradients import without_underflow
+from gradwatch.capture.optimizer_state import below_epsilon
+from gradwatch.capture.scaling import unscales_itself
+from gradwatch.capture.underflow import subnormal
+from gradwatch.capture.updates import WeightsBefore, layer_updates, weights_before
+from gradwatch.observations import Layers
 from gradwatch.records import ClipState, LayerNorms, StepRecord
 
 if TYPE_CHECKING:
     from gradwatch.capture.gradients import Gradients
+    from gradwatch.capture.history import History, StepRow
     from gradwatch.capture.parameters import ParameterGroup
     from gradwatch.records import Window
 
@@ -27,89 +34,134 @@ class Position(NamedTuple):
     log_step: int
 
 
-@dataclass(frozen=True, slots=True)
-class PendingRecord:
-    """What is known of a step before its optimizer has acted."""
+class TakenStep(NamedTuple):
+    """One optimizer step as it was judged. ``nonfinite``: loss or gradients are bad; ``skipped``: no update follows."""
 
     position: Position
     group: ParameterGroup
     gradients: Gradients
-    clip: ClipState
-    loss: float | None
-    loss_scale: float | None
-    window: Window
+    coefficient: float = 1.0
+    loss_scale: float | None = None
+    batch_size: int | None = None
+    nonfinite: bool = False
+    skipped: bool = False
+
+
+class Totals(NamedTuple):
+    """Counts since the start of the run, and the share of steps that were clipped."""
+
     skipped_steps: int
     nonfinite_steps: int
+    clip_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class PendingRecord:
+    """What is known of a step before its optimizer has acted.
+
+    ``rows`` are all steps since the last record, ``largest`` the largest norm of each parameter over them (shape [n]),
+    ``subnormal`` the share of each layer's gradient that fp16 holds as subnormal numbers (NaN in other formats).
+    """
+
+    step: TakenStep
+    clip: ClipState
+    loss: float | None
+    window: Window
+    totals: Totals
     lr: list[float]
     weights: WeightsBefore
+    rows: list[StepRow]
+    largest: np.ndarray
+    subnormal: np.ndarray
 
-    def finish(self, header: dict[str, Any]) -> StepRecord:
-        """Measure the update and return the record."""
+    def measure(self) -> Layers:
+        """Return what the step was to each layer, now that its optimizer has acted."""
+        group, gradients = self.step.group, self.step.gradients
+        with_gradient = group.layer_sums(np.isin(group.positions, gradients.positions).astype(float)) > 0
+        updates = layer_updates(group, self.weights)
+        return Layers(
+            names=tuple(group.layers),
+            elements=group.elements,
+            is_weight=group.is_weight,
+            grad_norm=np.where(with_gradient, group.layer_norms(spread(group, gradients)), np.nan),
+            grad_norm_max=group.layer_norms(self.largest),
+            weight_norm=group.layer_norms(self.weights.norms),
+            update_ratio=updates.ratios,
+            unchanged=updates.unchanged,
+            below_epsilon=below_epsilon(group),
+            subnormal=self.subnormal,
+        )
+
+    def record(self, header: dict[str, Any], layers: Layers) -> StepRecord:
+        """Return the record of the step with the layers that ``measure`` has returned."""
+        step = self.step
         return StepRecord(
             **header,
-            optimizer=self.group.index,
-            log_step=self.position.log_step,
+            optimizer=step.group.index,
+            log_step=step.position.log_step,
             loss=self.loss,
-            grad_norm=self.gradients.total if self.gradients.norms.size else None,
+            grad_norm=step.gradients.total if step.gradients.norms.size else None,
             clip=self.clip,
             lr=self.lr[0] if self.lr else None,
             lr_groups=self.lr,
-            loss_scale=self.loss_scale,
-            skipped_steps=self.skipped_steps,
-            nonfinite_steps=self.nonfinite_steps,
+            loss_scale=step.loss_scale,
+            skipped_steps=self.totals.skipped_steps,
+            nonfinite_steps=self.totals.nonfinite_steps,
             window=self.window,
-            layers=self._layers(),
+            layers=self._layer_norms(layers),
         )
 
     def clipped_to(self, total: float) -> PendingRecord:
         """Return the record with the clipping that was measured instead of computed."""
-        before = self.gradients.total
+        before = self.step.gradients.total
         coefficient = total / before if before > 0 else 1.0
         clip = dataclasses.replace(self.clip, coefficient=coefficient, clipped=coefficient < 1.0)
         return dataclasses.replace(self, clip=clip)
 
-    def _layers(self) -> dict[str, LayerNorms]:
-        gradients = self.group.layer_norms(spread(self.group, self.gradients))
-        with_gradient = np.bincount(self.group.layer_index[self.gradients.positions], minlength=len(self.group.layers))
-        weights = self.group.layer_norms(self.weights.norms)
-        ratios = layer_update_ratios(self.group, self.weights)
-        nonfinite = nonfinite_by_layer(self.group, self.gradients)
+    def _layer_norms(self, layers: Layers) -> dict[str, LayerNorms]:
+        group, gradients = self.step.group, self.step.gradients
+        with_gradient = np.bincount(group.layer_index[gradients.positions], minlength=len(group.layers))
+        columns = (layers.grad_norm, layers.weight_norm, layers.update_ratio, nonfinite_by_layer(group, gradients))
+        rows = zip(layers.names, with_gradient.tolist(), *(column.tolist() for column in columns), strict=True)
         return {
-            layer: LayerNorms(
-                grad_norm=float(gradients[i]) if with_gradient[i] else None,
-                weight_norm=float(weights[i]),
-                update_ratio=ratios[i],
-                nonfinite=int(nonfinite[i]),
+            name: LayerNorms(
+                grad_norm=gradient if has_gradient else None,
+                weight_norm=weight,
+                update_ratio=None if math.isnan(update) else update,
+                nonfinite=int(nonfinite),
             )
-            for i, layer in enumerate(self.group.layers)
+            for name, has_gradient, gradient, weight, update, nonfinite in rows
         }
 
 
 def begin_record(
-    position: Position,
-    group: ParameterGroup,
-    gradients: Gradients,
-    clip: ClipState,
-    *,
-    loss: float | None,
-    loss_scale: float | None,
-    window: Window,
-    skipped_steps: int,
-    nonfinite_steps: int,
+    step: TakenStep, history: History, *, loss: float | None, max_norm: float | None, totals: Totals, fp16: bool
 ) -> PendingRecord:
-    """Note rates and weights as they are before the optimizer acts."""
+    """Note rates and weights as they are before the optimizer acts, and close the window of the last steps."""
+    group = step.group
+    still_scaled = unscales_itself(group.optimizer)
+    exact = without_underflow(step.gradients, step.loss_scale if still_scaled else None)
+    clip = ClipState(
+        max_norm=max_norm,
+        coefficient=step.coefficient,
+        clipped=step.coefficient < 1.0,
+        rate=totals.clip_rate,
+        largest_layer=largest_layer(group, exact),
+    )
     return PendingRecord(
-        position,
-        group,
-        gradients._replace(tensors=[]),  # the gradients themselves are the optimizer's now
-        clip,
-        loss,
-        loss_scale,
-        window,
-        skipped_steps,
-        nonfinite_steps,
-        learning_rates(group.optimizer),
-        weights_before(group),
+        # The gradients themselves are the optimizer's now.
+        step=step._replace(gradients=exact._replace(tensors=[])),
+        clip=clip,
+        loss=loss,
+        window=history.close_window(),
+        totals=totals,
+        lr=learning_rates(group.optimizer),
+        weights=weights_before(group),
+        largest=history.largest_norms(len(group.parameters)),
+        rows=history.take_rows(),
+        subnormal=subnormal(group, exact, None if still_scaled else step.loss_scale)
+        if fp16
+        else np.full(len(group.layers), np.nan),
     )
 
 

@@ -11,7 +11,7 @@ from gradwatch.sinks.event_log import EventLog
 from gradwatch.sinks.loggers import LoggerSink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from gradwatch.engine.context import RunContext
@@ -36,6 +36,7 @@ class Reporter:
         self._incidents = 0
         self._bytes_left = max_incident_bytes
         self._failed: set[str] = set()
+        self._told: dict[tuple[str, str | None], str] = {}
 
     def start(self, event: RunStart) -> None:
         """Write ``run_start`` and say, once for all ranks, what was chosen."""
@@ -77,10 +78,23 @@ class Reporter:
 
     def finding(self, finding: Finding) -> None:
         """Write a finding to the event log and say it."""
-        self.write(finding)
-        if finding.status != "updated":  # once is enough on a console
-            level = logging.INFO if finding.severity == "info" else logging.WARNING
-            log.log(level, "%s", f"{finding.message} {finding.advice}".rstrip(), extra={"finding": finding.code})
+        self.findings([finding])
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """Write findings to the event log, and say them: once each, and layers with the same trouble together."""
+        for finding in findings:
+            self.write(finding)
+        for group in console.grouped([finding for finding in findings if self._is_news(finding)]):
+            level = logging.INFO if all(finding.severity == "info" for finding in group) else logging.WARNING
+            log.log(level, "%s", console.format_findings(group), extra={"finding": group[0].code})
+
+    def _is_news(self, finding: Finding) -> bool:
+        """Whether a reader of the console should hear of it: what has opened, closed, or become worse."""
+        key, severity = (finding.code, finding.layer), finding.severity
+        before = self._told.pop(key, None)
+        if finding.status != "closed":
+            self._told[key] = severity
+        return finding.status != "updated" or severity != before
 
     def _close(self) -> None:
         for sink in self._sinks:

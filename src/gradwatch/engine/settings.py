@@ -7,6 +7,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from gradwatch.detectors.selection import select
+
 LayerScalars = bool | Literal["auto"]
 
 ON_NONFINITE = ("raise", "stop", "skip", "warn")
@@ -116,8 +118,11 @@ def _check_clip(value: object) -> None:
 
 
 def _check_detectors(value: object) -> None:
-    if not (value == "default" or isinstance(value, (list, tuple))):
+    accepted = "'default' or a list of rules' codes, import paths, {code: thresholds} or pairs of functions"
+    if not (isinstance(value, (list, tuple)) or value == "default"):
         kind = ValueError if isinstance(value, str) else TypeError
-        raise _refuse(
-            kind, "detectors", value, "'default' or a list of names, import paths, {name: thresholds} or pairs"
-        )
+        raise _refuse(kind, "detectors", value, accepted)
+    try:
+        select(value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"NumericalHealthMonitor(detectors=...): {error}") from error

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -222,6 +222,8 @@ class MonitorHooks:
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Look at what validation has left behind, before the checkpoint callbacks save it."""
         self._scan(trainer)
+        if not trainer.sanity_checking:
+            self._engine.observe_validation(validation_losses(callback_metrics(trainer)))
 
     @never_fatal
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -304,7 +306,8 @@ class MonitorHooks:
         )
         if trainer.world_size == 1:
             return context
-        return dataclasses.replace(context, agree=_agree(strategy), ranks_where=_ranks_where(strategy))
+        gather = _gather(strategy) if "DDP" in type(strategy).__name__ else None
+        return dataclasses.replace(context, agree=_agree(strategy), ranks_where=_ranks_where(strategy), gather=gather)
 
     def _finish(self, status: RunStatus, reason: str | None = None) -> None:
         self._release()
@@ -358,3 +361,19 @@ def _ranks_where(strategy: Any) -> Callable[[bool], list[int]]:
         return [int(rank) for rank in torch.nonzero(flags.flatten()).flatten()]
 
     return ranks_where
+
+
+def _gather(strategy: Any) -> Callable[[list[float]], list[list[float]]]:
+    def gather(values: list[float]) -> list[list[float]]:
+        wide = torch.float32 if strategy.root_device.type == "mps" else torch.float64
+        rows: list[list[float]] = strategy.all_gather(
+            torch.tensor(values, dtype=wide, device=strategy.root_device)
+        ).tolist()
+        return rows
+
+    return gather
+
+
+def validation_losses(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a user has logged under a name with "val" and "loss" in it."""
+    return {name: float(value) for name, value in metrics.items() if "val" in name.lower() and "loss" in name.lower()}

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from gradwatch.records import ClipRule, Incident, Origin, RunEnd, RunStart
+    from gradwatch.records import ClipRule, Finding, Incident, Origin, RunEnd, RunStart
 
 WIDTH = 100
 LABEL_WIDTH = 15
@@ -80,6 +80,22 @@ def format_incident(incident: Incident, path: str | os.PathLike[str] | None, *, 
     if replayable:
         lines.append(_label("replay") + f"gradwatch replay {shlex.quote(_clean(path))}")
     return "\n".join(lines)
+
+
+def grouped(findings: Sequence[Finding]) -> list[list[Finding]]:
+    """Return findings of one code and status together: a fault of the whole network is one message, not one a layer."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.code, finding.status), []).append(finding)
+    return list(groups.values())
+
+
+def format_findings(group: Sequence[Finding]) -> str:
+    """Return the message and advice of the first, and the layers of the others."""
+    first, *others = group
+    layers = _some_of([_clean(finding.layer) for finding in others])
+    also = f" The same in {layers}." if others else ""
+    return f"{_clean(first.message)}{also} {_clean(first.advice)}".rstrip()
 
 
 def format_end(run: RunEnd, *, clip_rate: float | None = None) -> str:

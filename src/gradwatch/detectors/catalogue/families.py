@@ -4,12 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gradwatch.detectors.catalogue import gradients
+from gradwatch.detectors.catalogue import (
+    activations,
+    clipping,
+    data,
+    distributed,
+    gradients,
+    learning_rate,
+    loss,
+    mixed_precision,
+    normalisation,
+    updates,
+)
 
 if TYPE_CHECKING:
     from gradwatch.detectors.catalogue.rule import Rule
 
 FAMILIES: dict[str, tuple[Rule, ...]] = {
     "gradients": gradients.RULES,
+    "updates": updates.RULES,
+    "clipping": clipping.RULES,
+    "learning rate": learning_rate.RULES,
+    "loss": loss.RULES,
+    "mixed precision": mixed_precision.RULES,
+    "activations": activations.RULES,
+    "data": data.RULES,
+    "normalisation": normalisation.RULES,
+    "distributed": distributed.RULES,
 }
 RULES: dict[str, Rule] = {rule.code: rule for rules in FAMILIES.values() for rule in rules}

@@ -1,0 +1,102 @@
+"""The modules of a network that a forward pass is looked at in, by the names of the step records."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+
+from gradwatch.capture.origins import Layer
+from gradwatch.capture.parameters import ROOT_LAYER, layer_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONVOLUTION = _ConvNd
+BATCH_NORM = _BatchNorm
+WEIGHTED = (nn.Linear, CONVOLUTION, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+# They take their fast path in evaluation only where no hook is on them or below, and its rounding is another.
+FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
+MATRIX = 2
+
+
+class Site(NamedTuple):
+    """A module to look at: its path, its layer, and what is of interest there.
+
+    ``layer`` is None where nothing is to be said of the input; ``trains``: one of its parameters is trainable.
+    """
+
+    module: nn.Module
+    path: str
+    layer: Layer | None
+    trains: bool
+    is_leaf: bool
+    is_batch_norm: bool
+
+
+class Sites(NamedTuple):
+    """The sites of a network, and which layer its parameters belong to, by id, as ``origins.Owners`` has it."""
+
+    sites: list[Site]
+    weighted: dict[int, Layer]
+    others: dict[int, Layer]
+
+
+def sites_of(root: nn.Module, granularity: str) -> Sites:
+    """Return the modules of ``root`` to look at; none that is compiled or scripted, or may take a fast path."""
+    if getattr(root, "_compiler_ctx", None) is not None:  # Lightning keeps the parts of a compiled module there
+        return Sites([], {}, {})
+    names = {id(parameter): name for name, parameter in root.named_parameters()}
+    found = Sites([], {}, {})
+    for path, module in _open_modules(root, "", set()):
+        own = _own_parameters(module)
+        if any(is_lazy(parameter) for parameter in own):
+            continue
+        layer = _layer(module, path, own, names, granularity)
+        by_id = found.weighted if any(parameter.dim() >= MATRIX for parameter in own) else found.others
+        by_id.update({id(parameter): layer for parameter in own if id(parameter) not in by_id})
+        found.sites.append(
+            Site(
+                module=module,
+                path=path or ROOT_LAYER,
+                layer=layer if isinstance(module, WEIGHTED) else None,
+                trains=any(parameter.requires_grad for parameter in own),
+                is_leaf=not module._modules or isinstance(module, nn.MultiheadAttention),  # noqa: SLF001 - no generator a module
+                is_batch_norm=isinstance(module, BATCH_NORM),
+            )
+        )
+    return found
+
+
+def _open_modules(module: nn.Module, path: str, seen: set[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    if module in seen or _closed(module):
+        return
+    seen.add(module)
+    yield path, module
+    for name, child in module.named_children():
+        if name != "parametrizations":
+            yield from _open_modules(child, f"{path}.{name}" if path else name, seen)
+
+
+def _closed(module: nn.Module) -> bool:
+    compiled = getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+    fast = isinstance(module, FAST_PATHS) and not module.training
+    return compiled or fast or isinstance(module, torch.jit.ScriptModule)
+
+
+def _own_parameters(module: nn.Module) -> list[Any]:
+    """Return the parameters that a module holds itself, those behind its parametrizations too; the weight first."""
+    own = list(module.parameters(recurse=False))
+    parametrizations = module._modules.get("parametrizations")  # noqa: SLF001 - without a search through its children
+    if parametrizations is not None:
+        own = [*parametrizations.parameters(), *own]
+    return own
+
+
+def _layer(module: nn.Module, path: str, own: list[Any], names: dict[int, str], granularity: str) -> Layer:
+    name = next((names[id(parameter)] for parameter in own if id(parameter) in names), f"{path}.weight")
+    return Layer(layer_of(name.removeprefix("."), granularity), isinstance(module, CONVOLUTION))

@@ -1,0 +1,182 @@
+"""How far steps move weights: too far, hardly, not at all, or by what rounding and eps leave of them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gradwatch.detectors.catalogue import updates as rules
+from gradwatch.detectors.detector import Limits, Reading, Sign, detector, ratio, remembering
+from gradwatch.detectors.rates import at_work, peak_rate
+
+if TYPE_CHECKING:
+    from gradwatch.observations import Layers, Observation
+
+# Of the root mean square that usual initialisations give a square matrix, 1 / sqrt(n): torch's own is 0.58 of it.
+SMALL_START = 0.3
+# A gradient below this part of the largest (root mean square an element) is round-off: a bias before a normalisation.
+ROUND_OFF = 1e-6
+# Below this part of its own largest gradient a layer has converged.
+CONVERGED = 1e-3
+HISTORY = 10
+
+
+def usual_norm(elements: np.ndarray) -> np.ndarray:
+    """Return a small, but usual norm of weights at the start, shape [layers]: with it begins what grows from zero."""
+    norm: np.ndarray = SMALL_START * np.asarray(elements, dtype=float) ** 0.25
+    return norm
+
+
+def with_gradient(layers: Layers) -> np.ndarray:
+    """Return which layers have a gradient that is more than round-off beside the largest, bool, shape [layers]."""
+    per_element = layers.grad_norm / np.sqrt(np.maximum(layers.elements, 1))
+    finite = np.isfinite(per_element)
+    present: np.ndarray = finite & (per_element > ROUND_OFF * np.max(per_element, where=finite, initial=0.0))
+    return present
+
+
+def _large(seen: Observation, limits: Limits) -> Reading:
+    layers = seen.layers
+    ratios = _finite(layers.update_ratio)
+    # A layer that began at zero has moved by all that it is: what counts is how far it is to a usual weight.
+    usual = np.minimum(1.0, layers.weight_norm / usual_norm(layers.elements))
+    strength = ratio(ratios * usual, limits["ratio"])
+    if seen.rows.skipped[-1:].any():
+        strength = np.full(len(layers.names), np.nan)
+    return Reading(
+        strength, layers.names, lambda i: Sign({"ratio": float(ratios[i]), "norm": float(layers.weight_norm[i])})
+    )
+
+
+class Least(NamedTuple):
+    """The largest update ratio of each layer so far, and the largest learning rate."""
+
+    largest: np.ndarray = np.zeros(0)
+    peak: float = math.nan
+
+
+def _small(state: Least, seen: Observation, limits: Limits) -> tuple[Least, Reading]:
+    layers, ratios = seen.layers, _finite(seen.layers.update_ratio)
+    peak = peak_rate(state.peak, seen.rows)
+    largest = np.fmax(state.largest, ratios) if state.largest.size else ratios
+    with np.errstate(divide="ignore"):
+        strength = limits["ratio"] / largest
+    # What is exactly 0 is for frozen-weights to tell. What has moved once is told apart from the rest by its past.
+    known = np.isfinite(ratios) & (largest > 0) & with_gradient(layers)
+    if not at_work(seen, peak):
+        known &= strength < 1.0
+
+    def explain(i: int) -> Sign:
+        return Sign({"ratio": float(largest[i]), "grad_norm": float(layers.grad_norm[i]), "lr": _rate(seen)})
+
+    return Least(largest, peak), Reading(np.where(known, strength, np.nan), layers.names, explain)
+
+
+class Peak(NamedTuple):
+    """The largest learning rate so far."""
+
+    rate: float = math.nan
+
+
+def _lost(state: Peak, seen: Observation, limits: Limits) -> tuple[Peak, Reading | None]:
+    layers, peak = seen.layers, peak_rate(state.rate, seen.rows)
+    if not at_work(seen, peak):
+        return Peak(peak), None
+    strength = ratio(_finite(layers.unchanged), limits["share"])
+
+    def explain(i: int) -> Sign:
+        return Sign({"share": float(layers.unchanged[i]), "ratio": float(layers.update_ratio[i]), "lr": _rate(seen)})
+
+    return Peak(peak), Reading(strength, layers.names, explain)
+
+
+class Fewest(NamedTuple):
+    """The smallest share of second moments below eps in each layer so far."""
+
+    share: np.ndarray = np.zeros(0)
+
+
+def _epsilon(state: Fewest, seen: Observation, limits: Limits) -> tuple[Fewest, Reading]:
+    layers, shares = seen.layers, _finite(seen.layers.below_epsilon)
+    fewest = np.fmin(state.share, shares) if state.share.size else shares
+    judged = np.isfinite(shares) & layers.is_weight & (with_gradient(layers) | (fewest < limits["share"]))
+    strength = np.where(judged, ratio(fewest, limits["share"]), np.nan)
+
+    def explain(i: int) -> Sign:
+        rms = float(layers.grad_norm[i] / math.sqrt(max(layers.elements[i], 1)))
+        return Sign({"share": float(shares[i]), "rms": rms})
+
+    return Fewest(fewest), Reading(strength, layers.names, explain)
+
+
+class Growth(NamedTuple):
+    """The first weight norm of each layer, and the last ones it had, oldest first, shape [records, layers]."""
+
+    start: np.ndarray = np.zeros(0)
+    recent: np.ndarray = np.zeros(0)
+
+
+def _growth(state: Growth, seen: Observation, limits: Limits) -> tuple[Growth, Reading]:
+    layers, now = seen.layers, _finite(seen.layers.weight_norm)
+    start = np.where(np.isnan(state.start), now, state.start) if state.start.size else now
+    before = state.recent if state.recent.size else np.full((HISTORY, len(now)), np.nan)
+    base = np.maximum(start, usual_norm(layers.elements))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        doubled = now / np.fmin.reduce(np.vstack((before, start)) if np.isnan(before).any() else before)
+        strength = np.minimum(now / (limits["factor"] * base), doubled / limits["recent"])
+    recent = np.where(np.isnan(now), before, np.vstack((before[1:], now)))
+
+    def explain(i: int) -> Sign:
+        return Sign({"norm": float(now[i]), "start": float(start[i]), "factor": float(now[i] / base[i])})
+
+    return Growth(start, recent), Reading(strength, layers.names, explain)
+
+
+class Still(NamedTuple):
+    """Of each layer the weight norm at the record before, and the largest gradient norm so far."""
+
+    norm: np.ndarray = np.zeros(0)
+    gradient: np.ndarray = np.zeros(0)
+    peak: float = math.nan
+
+
+def _frozen(state: Still, seen: Observation, _limits: Limits) -> tuple[Still, Reading]:
+    layers, peak = seen.layers, peak_rate(state.peak, seen.rows)
+    norm, gradient = _finite(layers.weight_norm), _finite(layers.grad_norm)
+    before = state.norm if state.norm.size else norm
+    largest = np.fmax(state.gradient, gradient) if state.gradient.size else gradient
+    still = (layers.update_ratio == 0) & ((norm == before) | np.isnan(before))
+    known = np.isfinite(layers.update_ratio) & np.isfinite(norm)
+    # A step may have moved nothing because there was nothing to move by; one that did move is known in any case.
+    rounded = np.isfinite(layers.unchanged) & ~layers.is_weight  # lost-update speaks of it
+    moving = with_gradient(layers) & (gradient > CONVERGED * largest) & ~rounded & at_work(seen, peak)
+    strength = np.where(known & (moving | ~still), still * 1.0, np.nan)
+    if seen.rows.skipped[-1:].any():
+        strength = np.full(len(layers.names), np.nan)
+
+    def explain(i: int) -> Sign:
+        return Sign({"grad_norm": float(gradient[i]), "norm": float(norm[i]), "lr": _rate(seen)})
+
+    return Still(np.where(np.isnan(norm), before, norm), largest, peak), Reading(strength, layers.names, explain)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Return the values, NaN for what is not finite."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _rate(seen: Observation) -> float:
+    rates = seen.rows.lr[-1:]
+    return float(rates.max()) if rates.size else math.nan
+
+
+DETECTORS = (
+    detector(rules.LARGE, _large),
+    remembering(rules.SMALL, Least, _small, by_layer=("largest",)),
+    remembering(rules.LOST, Peak, _lost),
+    remembering(rules.EPSILON, Fewest, _epsilon, by_layer=("share",)),
+    remembering(rules.GROWTH, Growth, _growth, by_layer=("start", "recent")),
+    remembering(rules.FROZEN, Still, _frozen, by_layer=("norm", "gradient")),
+)

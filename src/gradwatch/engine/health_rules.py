@@ -1,0 +1,192 @@
+"""The health rules at work: what they read is put together here, what they find goes to the reporter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from gradwatch.capture.batch import bad_tensors
+from gradwatch.capture.gradients import host_norms
+from gradwatch.detectors.panel import Panel
+from gradwatch.detectors.selection import select
+from gradwatch.engine.recording import spread
+from gradwatch.observations import FirstForward, Layers, LossFacts, Observation, Ranks, Rows, Setting, Validation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from gradwatch.capture.gradients import Gradients
+    from gradwatch.capture.history import StepRow
+    from gradwatch.capture.parameters import ParameterGroup
+    from gradwatch.engine.context import RunContext
+    from gradwatch.engine.recording import PendingRecord
+    from gradwatch.engine.reporter import Reporter
+    from gradwatch.engine.watched import Watched
+    from gradwatch.observations import Format, Forward
+
+_FORMATS: dict[torch.dtype, Format] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
+
+
+class HealthRules:
+    """Shows the rules each log step, validation and gradient check.
+
+    Args:
+        detectors: the user's choice, as in ``NumericalHealthMonitor``.
+        saved: the rules' memory from the run that this one resumes.
+    """
+
+    def __init__(
+        self, detectors: Any, context: RunContext, watched: Watched, reporter: Reporter, saved: Mapping[str, Any]
+    ) -> None:
+        self._panel = Panel(select(detectors))
+        self._panel.load_state_dict(saved)
+        self._context, self._watched, self._reporter = context, watched, reporter
+        self.batch: object = None
+        self.forward: Forward | None = None
+        self.loss = LossFacts()
+        self.max_norm: float | None = None
+        self._ranks: dict[int, Ranks] = {}
+
+    def read(self, record: Any) -> None:
+        """Show the rules a record, and report what they find."""
+        self._reporter.findings(self._panel.observe(record))
+
+    def compare_ranks(self, group: ParameterGroup, gradients: Gradients) -> None:
+        """Learn the norms of all ranks, which come here together: whatever fails here, none may be left waiting."""
+        if self._context.gather is None:
+            return
+        count, mine = len(group.layers), np.full(2 * len(group.layers), np.nan)
+        try:
+            weights = group.layer_norms(host_norms([parameter.detach() for parameter in group.parameters]))
+            mine = np.concatenate([weights, group.layer_norms(spread(group, gradients))])
+        finally:
+            table = np.array(self._context.gather(mine.tolist()))
+        self._ranks[group.index] = Ranks(weight_norm=table[:, :count], grad_norm=table[:, count:])
+
+    def read_step(self, pending: PendingRecord, layers: Layers, header: dict[str, Any]) -> None:
+        """Show the rules a log step, once its optimizer has acted."""
+        group = pending.step.group
+        observation = Observation(
+            **header,
+            optimizer=group.index,
+            setting=self._setting(group),
+            rows=rows_of(pending.rows),
+            layers=_as_known(layers, skipped=pending.step.skipped),
+            without_gradient=_without_gradient(pending),
+            bad_batch=_bad_batch(self.batch),
+            forward=self.forward,
+            loss=self.loss,
+            ranks=self._ranks.pop(group.index, None),
+        )
+        self.read(observation)
+
+    def end_batch(self) -> None:
+        """Let go of what was seen of a batch."""
+        self.batch, self.forward, self.loss = None, None, LossFacts()
+
+    def read_first(self, forward: Forward, header: dict[str, Any]) -> None:
+        """Show the rules the very first forward pass: weights as they were initialised."""
+        self.read(FirstForward(**header, forward=forward))
+
+    def read_validation(self, losses: Mapping[str, float], header: dict[str, Any]) -> None:
+        """Show the rules the losses of a validation, by name."""
+        if losses:
+            self.read(Validation(**header, losses=dict(losses)))
+
+    def fp16(self, group: ParameterGroup) -> bool:
+        """Whether the step computes in float16."""
+        return self._compute(group) == "fp16"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rules' memory as plain values."""
+        return self._panel.state_dict()
+
+    def _setting(self, group: ParameterGroup) -> Setting:
+        device = group.parameters[0].device if group.parameters else torch.device("cpu")
+        return Setting(
+            optimizers=len(self._watched.groups),
+            optimizer=type(group.optimizer).__name__,
+            compute=self._compute(group),
+            has_bf16=device.type != "cuda" or torch.cuda.is_bf16_supported(),
+            has_scaler=self._context.scaler is not None,
+            world_size=self._context.world_size,
+            max_norm=self.max_norm,
+        )
+
+    def _compute(self, group: ParameterGroup) -> Format:
+        precision = str(self._context.precision.get("precision", ""))
+        if precision.startswith("16"):
+            return "fp16"
+        if precision.startswith("bf16"):
+            return "bf16"
+        formats = {parameter.dtype for parameter in group.parameters}
+        return next((name for dtype, name in _FORMATS.items() if dtype in formats), "fp32")
+
+
+def rows_of(rows: Sequence[StepRow]) -> Rows:
+    """Return the steps as columns; what is not known, or not finite, is NaN."""
+    columns = list(zip(*rows, strict=True)) or [()] * 10
+    step, epoch, batch, loss, norm, coefficient, lr, scale, size, skipped = columns
+    groups = max((len(rates) for rates in lr), default=0)
+    return Rows(
+        step=np.array(step, dtype=np.int64),
+        epoch=np.array(epoch, dtype=np.int64),
+        batch_idx=_floats(batch),
+        loss=_floats(loss),
+        grad_norm=_floats(norm),
+        coefficient=_floats(coefficient),
+        loss_scale=_floats(scale),
+        batch_size=_floats(size),
+        skipped=np.array(skipped, dtype=bool),
+        lr=np.array([_floats([*rates, *[None] * (groups - len(rates))]) for rates in lr]).reshape(len(rows), groups),
+    )
+
+
+def _floats(values: Sequence[Any]) -> np.ndarray:
+    try:
+        floats = np.array(values, dtype=float)  # None becomes NaN
+    except (TypeError, ValueError):  # a rate may be anything
+        floats = np.array([_float(value) for value in values])
+    return _finite(floats)
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        return np.nan
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _as_known(layers: Layers, *, skipped: bool) -> Layers:
+    """Return the layers with NaN for what is not finite; a step that did not happen has no update to judge."""
+    ratio = np.full(len(layers.names), np.nan) if skipped else _finite(layers.update_ratio)
+    unchanged = np.full(len(layers.names), np.nan) if skipped else layers.unchanged
+    return layers._replace(
+        grad_norm=_finite(layers.grad_norm),
+        weight_norm=_finite(layers.weight_norm),
+        update_ratio=ratio,
+        unchanged=unchanged,
+    )
+
+
+def _without_gradient(pending: PendingRecord) -> tuple[tuple[str, str], ...]:
+    """Return name and layer of the trainable parameters that had no gradient at any step since the last record."""
+    group, gradients = pending.step.group, pending.step.gradients
+    if len(gradients.positions) == len(group.parameters) or pending.step.skipped:
+        return ()
+    missing = np.setdiff1d(group.positions, gradients.positions)
+    missing = missing[pending.largest[missing] == 0]
+    return tuple(
+        (group.names[i], group.layers[group.layer_index[i]]) for i in missing if group.parameters[i].requires_grad
+    )
+
+
+def _bad_batch(batch: object) -> tuple[tuple[str, int], ...]:
+    bad = [(tensor.name, tensor.nan + tensor.posinf) for tensor in bad_tensors(batch)]
+    return tuple((name, count) for name, count in bad if count)

@@ -1,0 +1,95 @@
+"""Writing it down: counters and histories at every step; a record, and what the rules make of it, on log steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gradwatch.capture.history import StepRow
+from gradwatch.capture.window import LossMeter
+from gradwatch.engine.recording import PendingRecord, TakenStep, Totals, begin_record, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from gradwatch.engine.counters import Counters
+    from gradwatch.engine.health_rules import HealthRules
+    from gradwatch.engine.recording import Position
+    from gradwatch.engine.reporter import Reporter
+    from gradwatch.engine.watched import Watched
+
+    Header = Callable[[Position], dict[str, Any]]
+
+
+class Recorder:
+    """Remembers each optimizer step, and turns those on log steps into records.
+
+    Args:
+        watched: whose histories are kept.
+        counters: are counted on.
+        reporter: gets the records.
+        rules: read them.
+        header: returns what every event at a position has.
+    """
+
+    def __init__(
+        self, watched: Watched, counters: Counters, reporter: Reporter, rules: HealthRules, header: Header
+    ) -> None:
+        self._watched, self._counters, self._reporter = watched, counters, reporter
+        self._rules, self._header = rules, header
+        self._losses = LossMeter(len(watched.groups))
+        self._pending: dict[int, PendingRecord] = {}
+
+    def add_losses(self, losses: list[float]) -> None:
+        """Add losses that have reached the host."""
+        self._losses.add(losses)
+
+    def remember(self, step: TakenStep, *, max_norm: float | None, log: bool, again: bool = False) -> None:
+        """Add a step to counters and history, and begin its record if it is to be logged.
+
+        Args:
+            step: as it was judged.
+            max_norm: the limit of the clip rule.
+            log: whether this is a log step.
+            again: the step has been counted as a good one, and was spoilt after that.
+        """
+        group, gradients = step.group, step.gradients
+        loss, history = self._losses.take(group.index), self._watched.histories[group.index]
+        clipped = step.coefficient < 1.0
+        self._counters.count(clipped=clipped, skipped=step.skipped, nonfinite=step.nonfinite, again=again)
+        row = StepRow(
+            *step.position[:3],
+            loss,
+            gradients.total,
+            step.coefficient,
+            tuple([part.get("lr") for part in group.optimizer.param_groups]),
+            step.loss_scale,
+            step.batch_size,
+            step.skipped,
+        )
+        history.add(row, spread(group, gradients), nonfinite=step.nonfinite)
+        if log:
+            totals = Totals(self._counters.skipped, self._counters.nonfinite, self._counters.clip_rate)
+            self._pending[group.index] = begin_record(
+                step, history, loss=loss, max_norm=max_norm, totals=totals, fp16=self._rules.fp16(group)
+            )
+
+    def waits(self, optimizer: int | None = None) -> bool:
+        """Whether a record waits for its optimizer to act; for any, if none is given."""
+        return bool(self._pending) if optimizer is None else optimizer in self._pending
+
+    def clipped_to(self, optimizer: int, total: float) -> None:
+        """Note the total norm that clipping by the loop itself has left."""
+        self._pending[optimizer] = self._pending[optimizer].clipped_to(total)
+
+    def finish(self, optimizer: int) -> None:
+        """Write the record of an optimizer that has acted."""
+        pending = self._pending.pop(optimizer)
+        header = self._header(pending.step.position)
+        layers = pending.measure()
+        self._reporter.write(pending.record(header, layers))
+        self._rules.read_step(pending, layers, header)
+
+    def flush(self) -> None:
+        """Write the records whose optimizer has not acted: the GradScaler skipped it, or it never came to it."""
+        while self._pending:
+            self.finish(next(iter(self._pending)))
