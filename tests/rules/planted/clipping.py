@@ -68,7 +68,7 @@ def never_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as 
 
 
 def never_recommender(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
-    """A limit of 50 on gradients of less than one, by the Trainer."""
+    """A limit of 100 on gradients of less than ten, by the Trainer."""
     module = Recommender(optimizer=adam(3e-3))
     return Training(
         module=module,
@@ -130,7 +130,7 @@ def one_layer_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT00
     """The number is a year."""
     module = Annotated(optimizer=adamw(1e-3))
     module.unit = 2000.0 if faulty else 1.0
-    return Training(module=module, train=loader(digits(seed), seed), **lasting(230, 10, gradient_clip_val=1.0))
+    return Training(module=module, train=loader(digits(seed), seed), **lasting(230, 10, gradient_clip_val=2.0))
 
 
 class Centred(Transformer):
@@ -146,7 +146,7 @@ class Centred(Transformer):
 
 def one_layer_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
     """The penalty on the output layer is 1e3 where 1e-3 was meant."""
-    module = Centred(optimizer=adam(1e-3))
+    module = Centred(optimizer=adam(5e-4))
     module.penalty = 1e3 if faulty else 1e-3
     return Training(module=module, train=loader(words(seed), seed), **lasting(240, 10, monitor={"clip": 0.5}))
 

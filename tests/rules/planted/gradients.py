@@ -43,8 +43,8 @@ def exploding_linear(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as 
 
 
 def exploding_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
-    """The same slip in a recurrent network with a linear output: 0.5 for 0.05."""
-    optimizer = sgd(0.5 if faulty else 0.05)
+    """The same slip in a recurrent network with a linear output: 0.8 for 0.08."""
+    optimizer = sgd(0.8 if faulty else 0.08)
     module = Recurrent(1, hidden=16, loss=functional.mse_loss, optimizer=optimizer)
     return Training(module=module, train=loader(trend(seed), seed), **lasting(120, 5))
 

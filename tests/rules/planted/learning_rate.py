@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
-Schedule = "Callable[[Optimizer], lr_scheduler.LRScheduler]"
-
-
 def by_step(factor: Callable[[int], float]) -> Callable[[Optimizer], lr_scheduler.LRScheduler]:
     """The learning rate times a factor, by the number of the step or epoch."""
     return lambda optimizer: lr_scheduler.LambdaLR(optimizer, factor)
@@ -151,25 +148,26 @@ def warmup_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as
     """Adam begins with steps of the full learning rate, which is a large one."""
     module = Perceptron(
         8,
-        48,
-        48,
+        64,
+        64,
         1,
         activation=nn.Tanh,
         loss=functional.mse_loss,
-        optimizer=adam(0.05 if faulty else 5e-3),
+        optimizer=adam(0.3 if faulty else 5e-3),
         schedule=None if faulty else by_step(gentle),
     )
     return Training(module=module, train=loader(curve(seed), seed), **lasting(220, 5))
 
 
 def warmup_residual(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
-    """A residual network with momentum."""
+    """The same in a residual network."""
     module = Residual(
         8,
         1,
+        width=32,
         depth=4,
         loss=functional.mse_loss,
-        optimizer=adamw(0.02 if faulty else 2e-3),
+        optimizer=adamw(0.08 if faulty else 2e-3),
         schedule=None if faulty else by_step(gentle),
     )
     return Training(module=module, train=loader(curve(seed), seed), **lasting(220, 5))
@@ -182,7 +180,7 @@ def warmup_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as 
         cell=nn.LSTM,
         hidden=32,
         loss=functional.mse_loss,
-        optimizer=adam(0.2 if faulty else 5e-3),
+        optimizer=adam(0.4 if faulty else 5e-3),
         schedule=None if faulty else by_step(gentle),
     )
     return Training(module=module, train=loader(trend(seed), seed), **lasting(220, 5))
