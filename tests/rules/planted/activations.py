@@ -1,5 +1,7 @@
 """Units that are dead or saturated, and activations whose size leaves what the network or the format can do."""
 
+# ruff: noqa: FBT001 - a builder is called as build(seed, faulty)
+
 from __future__ import annotations
 
 from typing import Any
@@ -17,7 +19,7 @@ from tests.rules.planted.sets import blobs, curve, digits, loader, waves
 # -- dead-relu ---------------------------------------------------------------------------------------------------------
 
 
-def dead_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as in all builders
+def dead_perceptron(seed: int, faulty: bool) -> Training:
     """The second layer starts with biases of -10, a prior that belongs to an output."""
     module = Perceptron(16, 32, 16, 4, optimizer=sgd(0.05))
     second: Any = module.net[2]
@@ -26,7 +28,7 @@ def dead_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as i
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(80, 5))
 
 
-def dead_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def dead_convolutional(seed: int, faulty: bool) -> Training:
     """Filters without negative weights, on images that have been inverted below zero."""
     module = Convolutional(norm=False, optimizer=adam(1e-3))
     images, labels = digits(seed)
@@ -39,7 +41,7 @@ def dead_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - a
     return Training(module=module, train=loader((images, labels), seed), **lasting(100, 10))
 
 
-def dead_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def dead_autoencoder(seed: int, faulty: bool) -> Training:
     """Units that start with a bias of -12 never see anything."""
     module = Autoencoder(64, 48, 12, optimizer=adamw(1e-3))
     if faulty:
@@ -51,7 +53,7 @@ def dead_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as 
 # -- saturated-activation ----------------------------------------------------------------------------------------------
 
 
-def saturated_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def saturated_perceptron(seed: int, faulty: bool) -> Training:
     """Weights of standard deviation 3 before a tanh."""
     module = Perceptron(16, 24, 4, activation=nn.Tanh, optimizer=sgd(0.05))
     if faulty:
@@ -60,7 +62,7 @@ def saturated_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 -
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(60, 5))
 
 
-def saturated_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def saturated_convolutional(seed: int, faulty: bool) -> Training:
     """Images from 0 to 255 before a tanh."""
     module = Convolutional(norm=False, activation=nn.Tanh, optimizer=adam(1e-3))
     images, labels = digits(seed)
@@ -68,7 +70,7 @@ def saturated_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT00
     return Training(module=module, train=loader(data, seed), **lasting(80, 10))
 
 
-def saturated_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def saturated_autoencoder(seed: int, faulty: bool) -> Training:
     """Xavier's initialisation with a gain of 30."""
     module = Autoencoder(64, 24, 8, activation=nn.Sigmoid, optimizer=adam(2e-3))
     first: Any = module.encoder[0]
@@ -79,7 +81,7 @@ def saturated_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 
 # -- activation-scale --------------------------------------------------------------------------------------------------
 
 
-def scale_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def scale_perceptron(seed: int, faulty: bool) -> Training:
     """Standard normal weights in nine layers: each one makes the values four times larger."""
     module = Perceptron(16, *[32] * 8, 4, optimizer=sgd(1e-12 if faulty else 0.02))
     if faulty:
@@ -89,7 +91,7 @@ def scale_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as 
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(40, 5))
 
 
-def scale_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def scale_convolutional(seed: int, faulty: bool) -> Training:
     """Weights of standard deviation 0.01 in seven convolutions: the values die out."""
     module = DeepConvolutional(optimizer=adam(1e-3))
     if faulty:
@@ -118,7 +120,7 @@ class Plain(Learner):
         return self.head(x)
 
 
-def scale_residual(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def scale_residual(seed: int, faulty: bool) -> Training:
     """Each of six blocks adds several times what it is given, for want of a normalisation."""
     module = Plain(5.0 if faulty else 0.7, loss=functional.mse_loss, optimizer=sgd(1e-13 if faulty else 0.01))
     return Training(module=module, train=loader(curve(seed), seed), **lasting(60, 10))
@@ -127,7 +129,7 @@ def scale_residual(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as ab
 # -- activation-overflow -----------------------------------------------------------------------------------------------
 
 
-def overflow_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def overflow_perceptron(seed: int, faulty: bool) -> Training:
     """Raw readings of ten thousands in float16; the tanh hides what goes into it."""
     x, y = blobs(seed)
     module = Perceptron(16, 24, 4, activation=nn.Tanh, optimizer=adam(1e-3))
@@ -135,7 +137,7 @@ def overflow_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - 
     return Training(module=module, train=loader(data, seed), **lasting(60, 5, **half(2.0**6)))
 
 
-def overflow_block(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def overflow_block(seed: int, faulty: bool) -> Training:
     """A few large weights in a feed-forward block, as in the trained T5; a LayerNorm hides them."""
     module = Block(LARGE if faulty else 1.0, optimizer=adamw(1e-3))
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(80, 10, **half(2.0**4)))
@@ -159,7 +161,7 @@ class Counted(Learner):
         return self.head(self.norm(functional.gelu(features).mean(2)))
 
 
-def overflow_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def overflow_convolutional(seed: int, faulty: bool) -> Training:
     """A factor of 1e4 between two convolutions, left over from a change of units."""
     module = Counted(optimizer=adam(2e-3))
     module.factor = 1e4 if faulty else 1.0

@@ -1,5 +1,7 @@
 """Limits on the gradient norm that are always reached, never reached, or reached by one layer alone."""
 
+# ruff: noqa: FBT001 - a builder is called as build(seed, faulty)
+
 from __future__ import annotations
 
 from typing import Any
@@ -25,14 +27,14 @@ from tests.rules.planted.sets import blobs, curve, digits, loader, ratings, wave
 # -- clips-always ------------------------------------------------------------------------------------------------------
 
 
-def always_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as in all builders
+def always_perceptron(seed: int, faulty: bool) -> Training:
     """A limit of 0.001, where 1.0 was meant."""
     module = Perceptron(16, 24, 4, optimizer=sgd(0.05, momentum=0.9))
     limit = {"clip": 0.001 if faulty else 1.0}
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(240, 10, monitor=limit))
 
 
-def always_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def always_convolutional(seed: int, faulty: bool) -> Training:
     """The Trainer clips, at a hundredth of what the gradient usually is."""
     module = Convolutional(optimizer=adam(1e-3))
     return Training(
@@ -50,7 +52,7 @@ class Summed(Recurrent):
         return functional.cross_entropy(self(x), y, reduction=self.reduction)
 
 
-def always_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def always_recurrent(seed: int, faulty: bool) -> Training:
     """A limit for the mean loss, and a loss that is the sum over the batch."""
     module = Summed(optimizer=adamw(2e-3))
     module.reduction = "sum" if faulty else "mean"
@@ -60,14 +62,14 @@ def always_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as 
 # -- clips-never -------------------------------------------------------------------------------------------------------
 
 
-def never_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def never_perceptron(seed: int, faulty: bool) -> Training:
     """A limit of 1000."""
     module = Perceptron(8, 16, 1, activation=nn.Tanh, loss=functional.mse_loss, optimizer=sgd(0.02))
     limit = {"clip": 1000.0 if faulty else 1.0}
     return Training(module=module, train=loader(curve(seed), seed), **lasting(1060, 10, monitor=limit))
 
 
-def never_recommender(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def never_recommender(seed: int, faulty: bool) -> Training:
     """A limit of 100 on gradients of less than ten, by the Trainer."""
     module = Recommender(optimizer=adam(3e-3))
     return Training(
@@ -77,7 +79,7 @@ def never_recommender(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as
     )
 
 
-def never_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def never_autoencoder(seed: int, faulty: bool) -> Training:
     """A limit of 100 on the gradient of a mean squared error."""
     module = Autoencoder(16, 8, optimizer=sgd(0.05, momentum=0.9))
     limit = {"clip": 100.0 if faulty else 0.5}
@@ -104,7 +106,7 @@ class Forecasting(Recurrent):
         return self.criterion(self.head(state), y) + self.weight * error
 
 
-def one_layer_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def one_layer_recurrent(seed: int, faulty: bool) -> Training:
     """The error of the forecast is in other units, and a hundred times larger than the rest."""
     module = Forecasting(optimizer=adam(2e-3))
     module.weight = 100.0 if faulty else 0.1
@@ -126,7 +128,7 @@ class Annotated(Convolutional):
         return self.criterion(self(images) + self.stamp(stamp), y)
 
 
-def one_layer_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def one_layer_convolutional(seed: int, faulty: bool) -> Training:
     """The number is a year."""
     module = Annotated(optimizer=adamw(1e-3))
     module.unit = 2000.0 if faulty else 1.0
@@ -144,7 +146,7 @@ class Centred(Transformer):
         return super().training_step(batch, batch_idx) + self.penalty * distance
 
 
-def one_layer_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def one_layer_transformer(seed: int, faulty: bool) -> Training:
     """The penalty on the output layer is 1e3 where 1e-3 was meant."""
     module = Centred(optimizer=adam(5e-4))
     module.penalty = 1e3 if faulty else 1e-3

@@ -1,5 +1,7 @@
 """Batches that are not normalised, constant, not finite or too small, and targets that the loss is not made for."""
 
+# ruff: noqa: FBT001 - a builder is called as build(seed, faulty)
+
 from __future__ import annotations
 
 from typing import Any
@@ -9,13 +11,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.rules.planted.case import Case, Training, lasting
-from tests.rules.planted.models import Autoencoder, Convolutional, Perceptron, Recurrent, Residual, Transformer, adam, adamw, sgd
+from tests.rules.planted.models import (
+    Autoencoder,
+    Convolutional,
+    Perceptron,
+    Recurrent,
+    Residual,
+    Transformer,
+    adam,
+    adamw,
+    sgd,
+)
 from tests.rules.planted.sets import blobs, curve, digits, loader, raw_digits, trend, waves, words
 
 # -- unnormalised-input ------------------------------------------------------------------------------------------------
 
 
-def raw_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as in all builders
+def raw_perceptron(seed: int, faulty: bool) -> Training:
     """A table whose columns are years, prices and the like."""
     x, y = blobs(seed)
     scale = torch.tensor([2000.0, 1.0, 50.0, 300.0]).repeat(4)
@@ -23,7 +35,7 @@ def raw_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as in
     return Training(module=module, train=loader((x * scale if faulty else x, y), seed), **lasting(60, 5))
 
 
-def raw_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def raw_convolutional(seed: int, faulty: bool) -> Training:
     """Pixels from 0 to 255."""
     images, labels = raw_digits(seed)
     module = Convolutional(optimizer=sgd(0.02, momentum=0.9))
@@ -31,7 +43,7 @@ def raw_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as
     return Training(module=module, train=loader(data, seed), **lasting(60, 10))
 
 
-def raw_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def raw_recurrent(seed: int, faulty: bool) -> Training:
     """A sensor in millivolt around an offset."""
     x, y = waves(seed)
     module = Recurrent(cell=nn.LSTM, optimizer=adamw(3e-3))
@@ -41,7 +53,7 @@ def raw_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as abo
 # -- constant-input ----------------------------------------------------------------------------------------------------
 
 
-def constant_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def constant_convolutional(seed: int, faulty: bool) -> Training:
     """Bytes are divided by 255 as integers: all images are black."""
     images, labels = raw_digits(seed)
     pixels = (images * 240).to(torch.uint8)
@@ -65,14 +77,14 @@ class TwoInputs(Recurrent):
         return self.criterion(self(x) + self.static(features), y)
 
 
-def constant_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def constant_recurrent(seed: int, faulty: bool) -> Training:
     """The static features are a placeholder of ones."""
     module = TwoInputs(optimizer=adamw(3e-3))
     module.filled = not faulty
     return Training(module=module, train=loader(waves(seed), seed), **lasting(80, 10))
 
 
-def constant_residual(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def constant_residual(seed: int, faulty: bool) -> Training:
     """Missing values are filled in where there are none: a mask the wrong way round makes all features -1."""
     x, y = curve(seed)
     missing = torch.zeros_like(x, dtype=torch.bool)
@@ -94,7 +106,7 @@ class Masked(Perceptron):
         return (error.square() * known).sum() / known.sum()
 
 
-def nonfinite_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def nonfinite_perceptron(seed: int, faulty: bool) -> Training:
     """A third of the targets is NaN."""
     x, y = curve(seed)
     if faulty:
@@ -111,7 +123,7 @@ class Filled(Autoencoder):
         return self.criterion(self(x), x)
 
 
-def nonfinite_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def nonfinite_autoencoder(seed: int, faulty: bool) -> Training:
     """Some pixels are NaN; the model fills them in without a word. The batch is a dictionary."""
     images, labels = digits(seed)
     if faulty:
@@ -133,7 +145,7 @@ class Distances(Transformer):
         return self.criterion(self(tokens) + self.near(torch.exp(-distance)), y)
 
 
-def nonfinite_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def nonfinite_transformer(seed: int, faulty: bool) -> Training:
     """Some distances are infinite; exp(-x) makes zero of them."""
     tokens, y = words(seed)
     distance = 1.0 + (y[:, None] == 1).float() * torch.rand(len(y), 1)
@@ -146,7 +158,7 @@ def nonfinite_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 
 # -- target-domain -----------------------------------------------------------------------------------------------------
 
 
-def domain_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def domain_perceptron(seed: int, faulty: bool) -> Training:
     """Binary classes that are called 1 and 2."""
     x, y = blobs(seed, classes=2)
     target = (y + 1 if faulty else y).float()[:, None]
@@ -154,7 +166,7 @@ def domain_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as
     return Training(module=module, train=loader((x, target), seed), **lasting(60, 5))
 
 
-def domain_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def domain_convolutional(seed: int, faulty: bool) -> Training:
     """A mask of bytes, 0 and 255, for binary cross entropy."""
     images, labels = digits(seed)
     target = functional.one_hot(labels, 10).float() * (255.0 if faulty else 1.0)
@@ -174,7 +186,7 @@ class Likelihood(Recurrent):
         return functional.nll_loss(outputs.log_softmax(-1) if self.normalised else outputs, y)
 
 
-def domain_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def domain_recurrent(seed: int, faulty: bool) -> Training:
     """nll_loss of the logits themselves."""
     module = Likelihood(optimizer=adam(2e-3))
     module.normalised = not faulty
@@ -184,21 +196,21 @@ def domain_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as 
 # -- small-batch -------------------------------------------------------------------------------------------------------
 
 
-def small_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def small_perceptron(seed: int, faulty: bool) -> Training:
     """641 samples in batches of 32: the 21st has one."""
     x, y = blobs(seed, samples=641)
     module = Perceptron(16, 24, 4, optimizer=sgd(0.1))
     return Training(module=module, train=loader((x, y), seed, drop_last=not faulty), **lasting(60, 5))
 
 
-def small_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def small_recurrent(seed: int, faulty: bool) -> Training:
     """514 sequences in batches of 64: the ninth has two."""
     x, y = trend(seed, samples=514)
     module = Recurrent(1, loss=functional.mse_loss, optimizer=adam(3e-3))
     return Training(module=module, train=loader((x, y), seed, 64, drop_last=not faulty), **lasting(60, 10))
 
 
-def small_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def small_transformer(seed: int, faulty: bool) -> Training:
     """483 sentences in batches of 48: the eleventh has three."""
     tokens, y = words(seed, samples=483)
     module = Transformer(optimizer=adamw(2e-3))

@@ -21,4 +21,6 @@ FAMILIES = (
     "probes",
     "distributed",
 )
-CASES: tuple[Case, ...] = tuple(case for name in FAMILIES for case in import_module(f"tests.rules.planted.{name}").CASES)
+CASES: tuple[Case, ...] = tuple(
+    case for name in FAMILIES for case in import_module(f"tests.rules.planted.{name}").CASES
+)

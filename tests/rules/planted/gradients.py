@@ -1,5 +1,7 @@
 """Gradients that explode, vanish, are zero or missing, and layers whose gradient is unlike that of all others."""
 
+# ruff: noqa: FBT001 - a builder is called as build(seed, faulty)
+
 from __future__ import annotations
 
 from typing import Any
@@ -20,7 +22,7 @@ from tests.rules.planted.models import (
     adamw,
     sgd,
 )
-from tests.rules.planted.sets import blobs, curve, digits, loader, trend, waves, words
+from tests.rules.planted.sets import blobs, digits, loader, trend, waves, words
 
 # -- exploding-gradient ------------------------------------------------------------------------------------------------
 
@@ -36,13 +38,13 @@ class Linear(Perceptron):
         return self.net(images.flatten(1))
 
 
-def exploding_linear(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as in all builders
+def exploding_linear(seed: int, faulty: bool) -> Training:
     """A learning rate of 0.4 where 0.04 was meant: each step overshoots by more than it corrects."""
     module = Linear(64, 10, loss=one_hot_error, optimizer=sgd(0.4 if faulty else 0.04))
     return Training(module=module, train=loader(digits(seed), seed), **lasting(120, 5))
 
 
-def exploding_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def exploding_recurrent(seed: int, faulty: bool) -> Training:
     """The same slip in a recurrent network with a linear output: 0.8 for 0.08."""
     optimizer = sgd(0.8 if faulty else 0.08)
     module = Recurrent(1, hidden=16, loss=functional.mse_loss, optimizer=optimizer)
@@ -59,7 +61,7 @@ class Score(Transformer):
         return self.sign * functional.mse_loss(self(tokens).squeeze(1), y - 1.0)
 
 
-def exploding_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def exploding_transformer(seed: int, faulty: bool) -> Training:
     """The loss has the wrong sign: the error is made as large as possible."""
     module = Score(1, optimizer=sgd(0.01))
     module.sign = -1.0 if faulty else 1.0
@@ -78,7 +80,7 @@ def initialised(module: Any, weights: Any, *args: Any, **options: Any) -> Any:
     return module
 
 
-def vanishing_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def vanishing_perceptron(seed: int, faulty: bool) -> Training:
     """Twelve sigmoid layers; the healthy twin has tanh with the weights that belong to it."""
     module = Perceptron(16, *[16] * 12, 4, activation=nn.Sigmoid if faulty else nn.Tanh, optimizer=sgd(0.02))
     if not faulty:
@@ -98,7 +100,7 @@ class DeepConvolutional(Convolutional):
         self.head = nn.Linear(32, 10)
 
 
-def vanishing_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def vanishing_convolutional(seed: int, faulty: bool) -> Training:
     """Weights of standard deviation 0.01, as in old tutorials, which is far too little for seven layers."""
     module = DeepConvolutional(optimizer=sgd(0.02, momentum=0.9))
     if faulty:
@@ -108,7 +110,7 @@ def vanishing_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT00
     return Training(module=module, train=loader(digits(seed), seed), **lasting(100, 5))
 
 
-def vanishing_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def vanishing_autoencoder(seed: int, faulty: bool) -> Training:
     """A deep autoencoder with sigmoids all the way."""
     sizes = (16, 14, 12, 12, 10, 10, 8, 8)
     module = Autoencoder(*sizes, activation=nn.Sigmoid if faulty else nn.Tanh, optimizer=sgd(0.05))
@@ -120,7 +122,7 @@ def vanishing_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 
 # -- dead-layer --------------------------------------------------------------------------------------------------------
 
 
-def dead_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def dead_perceptron(seed: int, faulty: bool) -> Training:
     """Biases that start at -20: no unit of the first layer is ever above zero."""
     module = Perceptron(16, 16, 16, 4, optimizer=sgd(0.1))
     first: Any = module.net[0]
@@ -143,7 +145,7 @@ class TwoTasks(Recurrent):
         return self.criterion(self.head(state), y) + self.forecast_weight * forecast
 
 
-def dead_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def dead_recurrent(seed: int, faulty: bool) -> Training:
     """The weight of the second task was left at 0."""
     module = TwoTasks(0.0 if faulty else 0.3, optimizer=adam(2e-3))
     return Training(module=module, train=loader(waves(seed), seed), **lasting(140, 5))
@@ -159,7 +161,7 @@ class Quantised(Autoencoder):
         return soft + (soft.sign() - soft).detach() if self.straight_through else soft.sign()
 
 
-def dead_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def dead_autoencoder(seed: int, faulty: bool) -> Training:
     """The derivative of sign() is zero everywhere."""
     module = Quantised(64, 16, optimizer=adamw(1e-3))
     module.straight_through = not faulty
@@ -181,7 +183,7 @@ class Skipped(Perceptron):
         return self.net(self.projection(x) if self.called else x)
 
 
-def unused_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def unused_perceptron(seed: int, faulty: bool) -> Training:
     """A layer is built and never called."""
     module = Skipped(16, 16, 4, called=not faulty, optimizer=sgd(0.1, momentum=0.9))
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(80, 10))
@@ -200,7 +202,7 @@ class TwoHeads(Convolutional):
         return self.better_head(features) + (self.head(features) if self.both else 0.0)
 
 
-def unused_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def unused_convolutional(seed: int, faulty: bool) -> Training:
     """The old head is still there."""
     module = TwoHeads(both=not faulty, optimizer=adam(1e-3))
     return Training(module=module, train=loader(digits(seed), seed), **lasting(60, 5))
@@ -221,7 +223,7 @@ class Summarised(Transformer):
         return self.encoder(torch.cat([self.class_token.expand(len(x), -1, -1), x], 1))[:, 0]
 
 
-def unused_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def unused_transformer(seed: int, faulty: bool) -> Training:
     """The class token is not in the sequence: the mean of the words is used instead."""
     module = Summarised(token=not faulty, optimizer=adamw(2e-3))
     return Training(module=module, train=loader(words(seed), seed), **lasting(60, 5))
@@ -247,13 +249,13 @@ class Annotated(Recurrent):
         return self.criterion(self.head(state) + self.stamp(stamp), y)
 
 
-def outlier_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def outlier_recurrent(seed: int, faulty: bool) -> Training:
     """A time stamp in seconds since 1970, in millions, goes into a layer of its own."""
     module = Annotated(unit=1e6 if faulty else 1.0, optimizer=adam(1e-3))
     return Training(module=module, train=loader(waves(seed), seed), **lasting(60, 5))
 
 
-def outlier_residual(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def outlier_residual(seed: int, faulty: bool) -> Training:
     """Residual branches scaled by 1e-5 on a frozen stem: only the head has a gradient worth the name."""
     module = Residual(scale=1e-5 if faulty else 0.5, optimizer=sgd(0.05))
     module.stem.requires_grad_(requires_grad=False)
@@ -269,7 +271,7 @@ class Penalised(Convolutional):
         return super().training_step(batch, batch_idx) + self.penalty * self.head.weight.square().sum()
 
 
-def outlier_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def outlier_convolutional(seed: int, faulty: bool) -> Training:
     """The penalty is 1e4 where 1e-4 was meant."""
     module = Penalised(optimizer=adam(1e-3))
     module.penalty = 1e4 if faulty else 1e-4

@@ -1,8 +1,10 @@
 """Learning rates that jump, start again, are zero, or need a warm-up that they do not get."""
 
+# ruff: noqa: FBT001 - a builder is called as build(seed, faulty)
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.nn import functional
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
+
 def by_step(factor: Callable[[int], float]) -> Callable[[Optimizer], lr_scheduler.LRScheduler]:
     """The learning rate times a factor, by the number of the step or epoch."""
     return lambda optimizer: lr_scheduler.LambdaLR(optimizer, factor)
@@ -39,7 +42,7 @@ def milestones(gamma: float, *steps: int) -> Callable[[Optimizer], lr_scheduler.
 # -- learning-rate-jump ------------------------------------------------------------------------------------------------
 
 
-def jump_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as in all builders
+def jump_perceptron(seed: int, faulty: bool) -> Training:
     """MultiStepLR with gamma=10 for gamma=0.1."""
     schedule = milestones(10.0 if faulty else 0.1, 60)
     module = Perceptron(16, 24, 4, optimizer=sgd(0.02), schedule=schedule)
@@ -57,14 +60,14 @@ class Unfreezing(Convolutional):
                 group["lr"] = self.later
 
 
-def jump_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def jump_convolutional(seed: int, faulty: bool) -> Training:
     """The second learning rate was to be 5e-4 and is 5e-2."""
     module = Unfreezing(optimizer=adam(1e-3))
     module.later = 5e-2 if faulty else 5e-4
     return Training(module=module, train=loader(digits(seed), seed), **lasting(110, 5))
 
 
-def jump_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def jump_recurrent(seed: int, faulty: bool) -> Training:
     """An exponential warm-up over the first steps that is stepped once an epoch."""
     first = (lambda epoch: min(1.0, 1e-3 * 12.0**epoch)) if faulty else (lambda step: min(1.0, (step + 1) / 20))
     interval = "epoch" if faulty else "step"
@@ -75,7 +78,7 @@ def jump_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as ab
 # -- learning-rate-restart ---------------------------------------------------------------------------------------------
 
 
-def restart_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def restart_perceptron(seed: int, faulty: bool) -> Training:
     """Cosine annealing that starts again every 50 steps."""
 
     def schedule(optimizer: Optimizer) -> lr_scheduler.LRScheduler:
@@ -87,7 +90,7 @@ def restart_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - a
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(120, 10))
 
 
-def restart_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def restart_autoencoder(seed: int, faulty: bool) -> Training:
     """The schedule goes by the index of the batch, which begins at zero in each epoch of 32 steps."""
     module = Autoencoder(
         64, 24, 8, optimizer=adam(2e-3), schedule=by_step(lambda step: 0.95 ** (step % 32 if faulty else step / 2))
@@ -107,7 +110,7 @@ class Rescheduled(Transformer):
                 group["lr"] = group["initial_lr"]
 
 
-def restart_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def restart_transformer(seed: int, faulty: bool) -> Training:
     """Epochs of 16 steps; at step 48 the learning rate is set back to where it began."""
     module = Rescheduled(optimizer=adamw(2e-3), schedule=milestones(0.2, 20, 40))
     module.again = faulty
@@ -117,20 +120,20 @@ def restart_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - 
 # -- zero-learning-rate ------------------------------------------------------------------------------------------------
 
 
-def zero_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def zero_perceptron(seed: int, faulty: bool) -> Training:
     """A linear decay that ends far too early, since the number of steps was estimated wrongly."""
     end = 60 if faulty else 300
     module = Perceptron(16, 24, 4, optimizer=sgd(0.1), schedule=by_step(lambda step: max(0.0, 1 - step / end)))
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(130, 10))
 
 
-def zero_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def zero_convolutional(seed: int, faulty: bool) -> Training:
     """An integer division: 1 // 1000."""
     module = Convolutional(optimizer=adam(1 // 1000 if faulty else 1 / 1000))
     return Training(module=module, train=loader(digits(seed), seed), **lasting(70, 5))
 
 
-def zero_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def zero_transformer(seed: int, faulty: bool) -> Training:
     """A warm-up with an integer division, which is zero until it is one."""
     warmup = (lambda step: min(1, step // 50)) if faulty else (lambda step: min(1.0, (step + 1) / 50))
     module = Transformer(optimizer=adamw(1e-3), schedule=by_step(warmup))
@@ -144,7 +147,7 @@ def gentle(step: int) -> float:
     return min(1.0, (step + 1) / 40)
 
 
-def warmup_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def warmup_perceptron(seed: int, faulty: bool) -> Training:
     """Adam begins with steps of the full learning rate, which is a large one."""
     module = Perceptron(
         8,
@@ -159,7 +162,7 @@ def warmup_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as
     return Training(module=module, train=loader(curve(seed), seed), **lasting(220, 5))
 
 
-def warmup_residual(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def warmup_residual(seed: int, faulty: bool) -> Training:
     """The same in a residual network."""
     module = Residual(
         8,
@@ -173,7 +176,7 @@ def warmup_residual(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as a
     return Training(module=module, train=loader(curve(seed), seed), **lasting(220, 5))
 
 
-def warmup_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def warmup_recurrent(seed: int, faulty: bool) -> Training:
     """A recurrent network, whose output layer overshoots first."""
     module = Recurrent(
         1,

@@ -1,5 +1,7 @@
 """Losses that jump, diverge, stand still, are negative or constant, and validation losses that go their own way."""
 
+# ruff: noqa: FBT001 - a builder is called as build(seed, faulty)
+
 from __future__ import annotations
 
 from typing import Any
@@ -41,7 +43,7 @@ from tests.rules.planted.sets import (
 # -- loss-spike --------------------------------------------------------------------------------------------------------
 
 
-def spike_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as in all builders
+def spike_perceptron(seed: int, faulty: bool) -> Training:
     """One batch has its targets in another unit."""
     batches = cut(curve(seed), 150, seed)
     if faulty:
@@ -50,7 +52,7 @@ def spike_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as 
     return Training(module=module, train=in_order(batches), **lasting(150, 10))
 
 
-def spike_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def spike_convolutional(seed: int, faulty: bool) -> Training:
     """One batch of images is not normalised."""
     batches = cut(digits(seed), 140, seed)
     if faulty:
@@ -59,7 +61,7 @@ def spike_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - 
     return Training(module=module, train=in_order(batches), **lasting(140, 5))
 
 
-def spike_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def spike_transformer(seed: int, faulty: bool) -> Training:
     """The labels of one batch are off by one."""
     batches = cut(words(seed, samples=1024), 240, seed)
     if faulty:
@@ -71,7 +73,7 @@ def spike_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as
 # -- loss-divergence ---------------------------------------------------------------------------------------------------
 
 
-def divergence_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def divergence_perceptron(seed: int, faulty: bool) -> Training:
     """A learning rate of 0.3 with momentum 0.9, where 0.003 was meant."""
     module = Perceptron(
         8,
@@ -93,14 +95,14 @@ class Contrary(Convolutional):
         return torch.optim.SGD(self.parameters(), lr=0.02, maximize=self.maximise)
 
 
-def divergence_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def divergence_convolutional(seed: int, faulty: bool) -> Training:
     """``maximize=True`` was left over from another objective."""
     module = Contrary(optimizer=sgd(0.02))
     module.maximise = faulty
     return Training(module=module, train=loader(digits(seed), seed), **lasting(120, 5))
 
 
-def divergence_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def divergence_recurrent(seed: int, faulty: bool) -> Training:
     """After 110 good steps a milestone multiplies the learning rate by 300 instead of 0.3: all is forgotten."""
 
     def schedule(optimizer: Any) -> Any:
@@ -113,7 +115,7 @@ def divergence_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 -
 # -- loss-plateau ------------------------------------------------------------------------------------------------------
 
 
-def plateau_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def plateau_perceptron(seed: int, faulty: bool) -> Training:
     """The learning rate is divided by ten every ten steps; every ten epochs was meant. One batch is the data set."""
 
     def schedule(optimizer: Any) -> Any:
@@ -124,7 +126,7 @@ def plateau_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - a
     return Training(module=module, train=in_order(batches), **lasting(1120, 10))
 
 
-def plateau_recommender(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def plateau_recommender(seed: int, faulty: bool) -> Training:
     """An exponential decay per step that was meant per epoch."""
 
     def schedule(optimizer: Any) -> Any:
@@ -135,7 +137,7 @@ def plateau_recommender(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - 
     return Training(module=module, train=in_order(batches), **lasting(1220, 10))
 
 
-def plateau_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def plateau_autoencoder(seed: int, faulty: bool) -> Training:
     """Gradients are clipped at 1e-7, so that plain gradient descent does not move."""
     module = Autoencoder(16, 6, activation=nn.Tanh, optimizer=sgd(0.02))
     batches = [blobs(seed, samples=64)] * 1060
@@ -162,13 +164,13 @@ class Probability(Likelihood):
     logarithms = functional.softmax
 
 
-def negative_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def negative_perceptron(seed: int, faulty: bool) -> Training:
     """nll_loss of probabilities instead of their logarithms."""
     module = (Probability if faulty else Likelihood)(16, 24, 4, optimizer=sgd(0.1))
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(60, 5))
 
 
-def negative_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def negative_autoencoder(seed: int, faulty: bool) -> Training:
     """Binary cross entropy of images that have been standardised."""
     module = Autoencoder(64, 16, loss=functional.binary_cross_entropy_with_logits, optimizer=adam(3e-3))
     data = digits(seed) if faulty else raw_digits(seed)
@@ -191,7 +193,7 @@ class Student(Recurrent):
         return functional.cross_entropy(self(x), thought.softmax(-1) if self.soften else thought)
 
 
-def negative_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def negative_recurrent(seed: int, faulty: bool) -> Training:
     """The teacher's logits are taken for probabilities."""
     module = Student(optimizer=adam(5e-3))
     module.soften = not faulty
@@ -215,7 +217,7 @@ class Triplets(Learner):
         return functional.triplet_margin_loss(anchor[:count], near.roll(1, 0)[:count], far[:count])
 
 
-def constant_triplets(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def constant_triplets(seed: int, faulty: bool) -> Training:
     """All vectors have collapsed into one point: the loss is the margin."""
     module = Triplets(optimizer=sgd(0.05))
     last: Any = module.embed[2]
@@ -236,7 +238,7 @@ class OneClass(Recurrent):
         return functional.binary_cross_entropy_with_logits(logits.squeeze(1), (y == 0).float())
 
 
-def constant_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def constant_recurrent(seed: int, faulty: bool) -> Training:
     """A softmax over one class, which is always 1."""
     module = OneClass(1, optimizer=adam(3e-3))
     module.softmax = faulty
@@ -252,7 +254,7 @@ class Bounded(Convolutional):
         return super().training_step(batch, batch_idx).clamp(max=self.most)
 
 
-def constant_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def constant_convolutional(seed: int, faulty: bool) -> Training:
     """The limit is below the loss of an untrained network: there is no gradient."""
     module = Bounded(norm=False, optimizer=adamw(1e-3))
     module.most = 1.0 if faulty else 100.0
@@ -277,14 +279,14 @@ def split(data: tuple[Tensor, Tensor], samples: int, seed: int, batch: int = 32)
     return {"train": loader(first, seed, batch), "validation": in_order([last])}
 
 
-def overfitted_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def overfitted_perceptron(seed: int, faulty: bool) -> Training:
     """64 samples, many of them mislabelled, for a wide network."""
     data = mislabelled(blobs(seed, spread=2.0, samples=2304), seed, 4)
     module = Perceptron(16, 96, 4, optimizer=adam(1e-2 if faulty else 1e-3))
     return Training(module=module, **split(data, 64 if faulty else 2048, seed), **lasting(240, 10, **OFTEN))
 
 
-def overfitted_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def overfitted_convolutional(seed: int, faulty: bool) -> Training:
     """64 images, many of them mislabelled."""
     data = digits(seed, 1700)
     first = mislabelled((data[0][:1400], data[1][:1400]), seed, 10) if faulty else data
@@ -293,7 +295,7 @@ def overfitted_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT0
     return Training(module=module, **split(both, 64 if faulty else 1400, seed), **lasting(240, 10, **OFTEN))
 
 
-def overfitted_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def overfitted_transformer(seed: int, faulty: bool) -> Training:
     """64 sentences, many of them mislabelled."""
     data = mislabelled(words(seed, samples=2304), seed, 3)
     module = Transformer(optimizer=adamw(5e-3 if faulty else 1e-3))
@@ -309,9 +311,7 @@ CASES = [
     Case(code="loss-spike", model="transformer", build=spike_transformer, layer=None, within=221, fault_step=211),
     Case(code="loss-divergence", model="MLP", build=divergence_perceptron, layer=None, within=80),
     Case(code="loss-divergence", model="CNN", build=divergence_convolutional, layer=None, within=60),
-    Case(
-        code="loss-divergence", model="GRU", build=divergence_recurrent, layer=None, within=140, fault_step=110
-    ),
+    Case(code="loss-divergence", model="GRU", build=divergence_recurrent, layer=None, within=140, fault_step=110),
     Case(code="loss-plateau", model="MLP", build=plateau_perceptron, layer=None, within=1080),
     Case(code="loss-plateau", model="recommender", build=plateau_recommender, layer=None, within=1180),
     Case(code="loss-plateau", model="autoencoder", build=plateau_autoencoder, layer=None, within=1030),

@@ -1,5 +1,7 @@
 """Loss scales that collapse or are stuck, steps that are skipped, gradients and activations at the ends of float16."""
 
+# ruff: noqa: FBT001 - a builder is called as build(seed, faulty)
+
 from __future__ import annotations
 
 from typing import Any
@@ -37,7 +39,7 @@ class Weighted(Convolutional):
 # -- loss-scale-collapse -----------------------------------------------------------------------------------------------
 
 
-def collapse_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as in all builders
+def collapse_perceptron(seed: int, faulty: bool) -> Training:
     """From step 60 on the targets are in another unit, some thousand times larger."""
     batches = cut(curve(seed), 120, seed)
     if faulty:
@@ -46,14 +48,14 @@ def collapse_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - 
     return Training(module=module, train=in_order(batches), **lasting(120, 10, **half()))
 
 
-def collapse_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def collapse_autoencoder(seed: int, faulty: bool) -> Training:
     """A loss of some millions, from the start: no scale of one or more is small enough."""
     factor = 1e7 if faulty else 1.0
     module = Autoencoder(64, 16, loss=lambda out, x: factor * functional.mse_loss(out, x), optimizer=adamw(2e-3))
     return Training(module=module, train=loader(digits(seed), seed), **lasting(80, 5, monitor=WARN, **half(2.0**12)))
 
 
-def collapse_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def collapse_convolutional(seed: int, faulty: bool) -> Training:
     """A weight of the loss that comes in at step 50 is 5e3 where 5e-3 was meant."""
     module = Weighted(norm=False, optimizer=adam(2e-3))
     module.weight, module.since = 5e3 if faulty else 1.0, 50
@@ -70,14 +72,14 @@ class Static(torch.amp.GradScaler):
         super().update(self._init_scale if new_scale is None else new_scale)
 
 
-def stuck_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def stuck_perceptron(seed: int, faulty: bool) -> Training:
     """A static loss scale that is far too large: each step overflows."""
     module = Perceptron(16, 32, 4, optimizer=sgd(0.1))
     options = half(2.0**26, Static) if faulty else half(2.0**8, Static)
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(60, 5, **options))
 
 
-def stuck_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def stuck_convolutional(seed: int, faulty: bool) -> Training:
     """An initial scale of 1 that practically never grows."""
     module = Convolutional(norm=False, optimizer=adam(2e-3))
     options = half(1.0, growth_interval=NEVER) if faulty else half(2.0**12)
@@ -93,7 +95,7 @@ class Loud(Transformer):
         return self.factor * super().training_step(batch, batch_idx)
 
 
-def stuck_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def stuck_transformer(seed: int, faulty: bool) -> Training:
     """The gradients are so large that the scale falls below one and stays there."""
     module = Loud(optimizer=adamw(2e-3))
     module.factor = 1e6 if faulty else 1.0
@@ -103,14 +105,14 @@ def stuck_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as
 # -- skipped-steps -----------------------------------------------------------------------------------------------------
 
 
-def skipped_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def skipped_perceptron(seed: int, faulty: bool) -> Training:
     """The scale grows after every third step, so that every fourth overflows."""
     module = Perceptron(16, 32, 4, optimizer=sgd(0.05))
     options = half(2.0**16, growth_interval=3) if faulty else half(2.0**10)
     return Training(module=module, train=loader(blobs(seed, spread=1.5), seed), **lasting(330, 10, **options))
 
 
-def skipped_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def skipped_convolutional(seed: int, faulty: bool) -> Training:
     """The same with five steps, and Adam."""
     module = Convolutional(norm=False, width=4, optimizer=adam(1e-3))
     options = half(2.0**16, growth_interval=5) if faulty else half(2.0**10)
@@ -126,7 +128,7 @@ def spoiled(batches: list[tuple[Tensor, ...]], every: int, since: int = 0) -> li
     return batches
 
 
-def skipped_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def skipped_autoencoder(seed: int, faulty: bool) -> Training:
     """Every fourth batch has a sample with inputs of 2e4, whose gradient overflows."""
     batches = cut(blobs(seed), 330, seed)
     module = Finite(Autoencoder(16, 8, optimizer=adam(2e-3)))
@@ -150,17 +152,15 @@ class Finite(Learner):
 # -- gradient-underflow ------------------------------------------------------------------------------------------------
 
 
-def underflow_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def underflow_perceptron(seed: int, faulty: bool) -> Training:
     """A loss scale of 1, and a loss that is divided by a thousand."""
     factor = 1e-3 if faulty else 1.0
-    module = Perceptron(
-        16, 32, 4, loss=lambda out, y: factor * functional.cross_entropy(out, y), optimizer=adam(2e-3)
-    )
+    module = Perceptron(16, 32, 4, loss=lambda out, y: factor * functional.cross_entropy(out, y), optimizer=adam(2e-3))
     options = half(1.0, growth_interval=NEVER) if faulty else half(2.0**12)
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(60, 5, **options))
 
 
-def underflow_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def underflow_autoencoder(seed: int, faulty: bool) -> Training:
     """Pixels that have been divided by 255 once too often, and a loss scale of 16."""
     images, labels = digits(seed)
     module = Autoencoder(64, 16, optimizer=adam(1e-3))
@@ -168,7 +168,7 @@ def underflow_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 
     return Training(module=module, train=loader(data, seed), **lasting(60, 5, **half(16.0 if faulty else 2.0**12)))
 
 
-def underflow_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def underflow_convolutional(seed: int, faulty: bool) -> Training:
     """All of the model in float16, without any loss scale, and a small loss."""
     module = Weighted(norm=False, optimizer=sgd(10.0 if faulty else 0.05))
     module.weight = 2e-3 if faulty else 1.0
@@ -179,7 +179,7 @@ def underflow_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT00
 # -- fp16-range --------------------------------------------------------------------------------------------------------
 
 
-def range_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def range_autoencoder(seed: int, faulty: bool) -> Training:
     """After step 120 every sixth batch overflows."""
     batches = cut(blobs(seed), 240, seed)
     module = Finite(Autoencoder(16, 8, optimizer=adam(2e-3)))
@@ -217,13 +217,13 @@ class Block(Learner):
 LARGE = 4e4  # by which the output of FeedForward comes to about 30,000
 
 
-def range_block(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def range_block(seed: int, faulty: bool) -> Training:
     """Activations at half of what float16 has room for, all the time."""
     module = Block(LARGE if faulty else 1.0, optimizer=adamw(1e-3))
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(240, 10, **half(2.0**4)))
 
 
-def range_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def range_convolutional(seed: int, faulty: bool) -> Training:
     """A weight that comes in at step 130 makes the scaled gradients overflow, again and again."""
     module = Weighted(norm=False, optimizer=adam(2e-3))
     module.weight, module.since = 30.0 if faulty else 1.0, 130

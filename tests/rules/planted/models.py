@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,7 +73,7 @@ class Learner(LightningModule):
 def stack(*sizes: int, activation: Callable[[], nn.Module] = nn.ReLU, norm: bool = False) -> nn.Sequential:
     """Linear layers with activations between them, and BatchNorms if asked for."""
     layers: list[nn.Module] = []
-    for wide, narrow in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for wide, narrow in pairwise(sizes[:-1]):
         layers += [nn.Linear(wide, narrow), *([nn.BatchNorm1d(narrow)] if norm else []), activation()]
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
@@ -126,7 +127,14 @@ class Transformer(Learner):
     """A sentence classifier with learned positions."""
 
     def __init__(
-        self, outputs: int = 3, *, vocabulary: int = 20, length: int = 8, width: int = 16, depth: int = 1, **options: Any
+        self,
+        outputs: int = 3,
+        *,
+        vocabulary: int = 20,
+        length: int = 8,
+        width: int = 16,
+        depth: int = 1,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.embed = nn.Embedding(vocabulary, width)
@@ -186,7 +194,14 @@ class Residual(Learner):
     """A stem, residual blocks and a head."""
 
     def __init__(
-        self, features: int = 16, outputs: int = 4, *, width: int = 16, depth: int = 3, scale: float = 1.0, **options: Any
+        self,
+        features: int = 16,
+        outputs: int = 4,
+        *,
+        width: int = 16,
+        depth: int = 3,
+        scale: float = 1.0,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.stem = nn.Linear(features, width)
@@ -200,7 +215,9 @@ class Residual(Learner):
 class Recommender(Learner):
     """Matrix factorisation: what a user thinks of an item is the product of their vectors."""
 
-    def __init__(self, *, users: int = 30, items: int = 20, width: int = 8, limit: float | None = None, **options: Any) -> None:
+    def __init__(
+        self, *, users: int = 30, items: int = 20, width: int = 8, limit: float | None = None, **options: Any
+    ) -> None:
         super().__init__(**{"loss": functional.mse_loss, **options})
         self.users = nn.Embedding(users, width, max_norm=limit)
         self.items = nn.Embedding(items, width, max_norm=limit)

@@ -1,5 +1,7 @@
 """BatchNorms with too few samples, and with running statistics that are broken or never made."""
 
+# ruff: noqa: FBT001 - a builder is called as build(seed, faulty)
+
 from __future__ import annotations
 
 from typing import Any
@@ -28,19 +30,19 @@ class Sequences(Recurrent):
 # -- small-batch-normalisation -----------------------------------------------------------------------------------------
 
 
-def small_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as in all builders
+def small_convolutional(seed: int, faulty: bool) -> Training:
     """Batches of two images, for want of memory."""
     module = Convolutional(optimizer=adam(1e-3))
     return Training(module=module, train=loader(digits(seed), seed, 2 if faulty else 32), **lasting(80, 5))
 
 
-def small_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def small_perceptron(seed: int, faulty: bool) -> Training:
     """Batches of four."""
     module = Perceptron(16, 24, 24, 4, norm=True, optimizer=sgd(0.05))
     return Training(module=module, train=loader(blobs(seed), seed, 4 if faulty else 32), **lasting(80, 10))
 
 
-def small_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def small_recurrent(seed: int, faulty: bool) -> Training:
     """Batches of three, accumulated to 12: a BatchNorm does not know of that."""
     module = Sequences(optimizer=adamw(2e-3))
     accumulate = 4 if faulty else 1
@@ -69,7 +71,7 @@ class Table(Learner):
         return self.net(self.norm(x))
 
 
-def nonfinite_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def nonfinite_perceptron(seed: int, faulty: bool) -> Training:
     """Missing values of one column are 9.97e36, as in NetCDF files: their variance is infinite, the loss is not."""
     x, y = curve(seed)
     if faulty:
@@ -78,7 +80,7 @@ def nonfinite_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 -
     return Training(module=module, train=loader((x, y), seed), **lasting(80, 5, monitor=WARN))
 
 
-def nonfinite_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def nonfinite_convolutional(seed: int, faulty: bool) -> Training:
     """A momentum of 10, where 0.10 was meant: the running statistics swing up until they overflow."""
     module = Convolutional(optimizer=adam(1e-3))
     norm: Any = module.features[1]
@@ -86,7 +88,7 @@ def nonfinite_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT00
     return Training(module=module, train=loader(digits(seed), seed), **lasting(100, 10, monitor=WARN))
 
 
-def nonfinite_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def nonfinite_recurrent(seed: int, faulty: bool) -> Training:
     """The running statistics come from a checkpoint of a run that had died of NaN."""
     module = Sequences(1, loss=functional.mse_loss, optimizer=adam(2e-3))
     if faulty:
@@ -98,7 +100,7 @@ def nonfinite_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - 
 # -- frozen-running-statistics -----------------------------------------------------------------------------------------
 
 
-def frozen_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def frozen_convolutional(seed: int, faulty: bool) -> Training:
     """A momentum of 0, which is not what it is in an optimizer."""
     module = Convolutional(optimizer=sgd(0.02))
     norm: Any = module.features[1]
@@ -118,7 +120,7 @@ class Fixed(Autoencoder):
                     part.eval()
 
 
-def frozen_autoencoder(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def frozen_autoencoder(seed: int, faulty: bool) -> Training:
     """The BatchNorms of a network that is not pretrained are in eval mode."""
     module = Fixed(64, 24, 8, norm=True, optimizer=adam(1e-3))
     module.fixed = faulty
@@ -130,22 +132,22 @@ class Resetting(Sequences):
 
     frozen = False
 
-    def train(self, mode: bool = True) -> Any:  # noqa: FBT001, FBT002 - the signature of nn.Module
+    def train(self, mode: bool = True) -> Any:  # noqa: FBT002 - the signature of nn.Module
         super().train(mode)
         if self.frozen:
             self.norm.eval()
         return self
 
 
-def frozen_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def frozen_recurrent(seed: int, faulty: bool) -> Training:
     """``train()`` is overridden and keeps the BatchNorm in eval mode from the first step."""
     module = Resetting(optimizer=adamw(2e-3))
     module.frozen = faulty
     return Training(module=module, train=loader(waves(seed), seed), **lasting(100, 5))
 
 
-# `within` is the number of records times the log period, or the steps that are asked for, and two periods. A momentum of
-# 10 multiplies the statistics by -9 at each step: they overflow after 41.
+# `within` is the number of records times the log period, or the steps that are asked for, and two periods. A momentum
+# of 10 multiplies the statistics by -9 at each step: they overflow after 41.
 CASES = [
     Case(
         code="small-batch-normalisation",

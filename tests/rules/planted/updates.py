@@ -1,5 +1,7 @@
 """Updates that are too large, too small or lost, Adam's epsilon, weights that grow and weights that stand still."""
 
+# ruff: noqa: FBT001 - a builder is called as build(seed, faulty)
+
 from __future__ import annotations
 
 from typing import Any
@@ -26,7 +28,7 @@ from tests.rules.planted.sets import blobs, curve, digits, loader, ratings, wave
 # -- large-update ------------------------------------------------------------------------------------------------------
 
 
-def large_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as in all builders
+def large_perceptron(seed: int, faulty: bool) -> Training:
     """A learning rate of 2 with weight decay 0.1, where 0.02 was meant: every step replaces a fifth of the weights."""
     module = Perceptron(16, 24, 4, activation=nn.Tanh, optimizer=sgd(2.0 if faulty else 0.02, weight_decay=0.1))
     return Training(module=module, train=loader(blobs(seed, spread=1.5), seed), **lasting(120, 10))
@@ -56,13 +58,13 @@ class Critic(Learner):
         self.cut()
 
 
-def large_critic(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def large_critic(seed: int, faulty: bool) -> Training:
     """Steps as long as the range of the weights."""
     module = Critic(optimizer=adam(0.1 if faulty else 1e-4))
     return Training(module=module, train=loader(blobs(seed, classes=2), seed), **lasting(120, 10))
 
 
-def large_recommender(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def large_recommender(seed: int, faulty: bool) -> Training:
     """Vectors of a length of one at most, and Adam with a learning rate of 0.3."""
     module = Recommender(limit=1.0, optimizer=adam(0.3 if faulty else 3e-3))
     return Training(module=module, train=loader(ratings(seed), seed), **lasting(100, 5))
@@ -71,18 +73,18 @@ def large_recommender(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as
 # -- small-update ------------------------------------------------------------------------------------------------------
 
 
-def small_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def small_perceptron(seed: int, faulty: bool) -> Training:
     """A learning rate of 1e-8, from a configuration in which it was divided twice."""
     module = Perceptron(16, 32, 4, optimizer=sgd(1e-8 if faulty else 0.1))
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(120, 10))
 
 
-def small_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def small_transformer(seed: int, faulty: bool) -> Training:
     """The function of LambdaLR returns the learning rate, and not the factor that it is multiplied by."""
     rate = 1e-3 if not faulty else 3e-5
 
     def schedule(optimizer: Any) -> Any:
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate if faulty else 1.0)
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _step: rate if faulty else 1.0)
 
     module = Transformer(optimizer=adamw(rate), schedule=schedule)
     return Training(module=module, train=loader(words(seed), seed), **lasting(90, 5))
@@ -98,7 +100,7 @@ class TwoRates(Recurrent):
         return torch.optim.SGD(groups, lr=0.05, momentum=0.9)
 
 
-def small_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def small_recurrent(seed: int, faulty: bool) -> Training:
     """The learning rate of one group is 1e-8."""
     module = TwoRates(optimizer=sgd(0.05))
     module.rate = 1e-8 if faulty else 0.05
@@ -108,14 +110,14 @@ def small_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as a
 # -- lost-update -------------------------------------------------------------------------------------------------------
 
 
-def lost_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def lost_perceptron(seed: int, faulty: bool) -> Training:
     """Weights in bfloat16, and steps that are smaller than its resolution."""
     module = Perceptron(16, 32, 4, optimizer=adamw(2e-5 if faulty else 2e-3))
     precision = "bf16-true" if faulty else "bf16-mixed"
     return Training(module=module, train=loader(blobs(seed), seed), **lasting(60, 5, precision=precision))
 
 
-def lost_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def lost_transformer(seed: int, faulty: bool) -> Training:
     """The same in a transformer with plain SGD."""
     module = Transformer(optimizer=sgd(1e-3 if faulty else 0.05))
     precision = "bf16-true" if faulty else "32-true"
@@ -130,7 +132,7 @@ class HalfBackbone(Convolutional):
         return self.head(self.features(images.to(kind)).flatten(1).float())
 
 
-def lost_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def lost_convolutional(seed: int, faulty: bool) -> Training:
     """Only the convolutions are in bfloat16."""
     module = HalfBackbone(norm=False, optimizer=sgd(2e-4 if faulty else 0.02, momentum=0.9))
     if faulty:
@@ -141,14 +143,14 @@ def lost_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - a
 # -- adam-epsilon ------------------------------------------------------------------------------------------------------
 
 
-def epsilon_perceptron(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def epsilon_perceptron(seed: int, faulty: bool) -> Training:
     """Capacitances in farad: inputs of 1e-10, whose gradients are far below eps."""
     x, y = blobs(seed)
     module = Perceptron(16, 24, 4, optimizer=adam(2e-3))
     return Training(module=module, train=loader((x * 1e-10 if faulty else x, y), seed), **lasting(80, 5))
 
 
-def epsilon_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def epsilon_convolutional(seed: int, faulty: bool) -> Training:
     """eps=1, copied from the description of another network."""
     module = Convolutional(optimizer=adam(1e-3, eps=1.0 if faulty else 1e-8))
     return Training(module=module, train=loader(digits(seed), seed), **lasting(80, 5))
@@ -163,7 +165,7 @@ class Averaged(Recurrent):
         return super().training_step(batch, batch_idx) / self.count
 
 
-def epsilon_recurrent(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def epsilon_recurrent(seed: int, faulty: bool) -> Training:
     """The loss, already a mean, is divided by the size of the whole data set again, and by its length."""
     module = Averaged(optimizer=adamw(3e-3))
     module.count = 1e9 if faulty else 1.0
@@ -183,14 +185,14 @@ class Decayed(Convolutional):
         return super().training_step(batch, batch_idx) + self.penalty * filters.weight.square().sum()
 
 
-def growth_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def growth_convolutional(seed: int, faulty: bool) -> Training:
     """The penalty has the wrong sign. A BatchNorm follows, so that the loss does not show it."""
     module = Decayed(optimizer=sgd(0.05))
     module.penalty = -0.5 if faulty else 0.005
     return Training(module=module, train=loader(digits(seed), seed), **lasting(140, 5))
 
 
-def growth_critic(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def growth_critic(seed: int, faulty: bool) -> Training:
     """A Wasserstein critic whose weights nobody keeps in bounds."""
     module = Critic(optimizer=adam(0.05 if faulty else 1e-4))
     module.limit = 1e9 if faulty else 0.1
@@ -207,7 +209,7 @@ class Sharpened(Transformer):
             self.embed.weight.mul_(self.factor)
 
 
-def growth_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def growth_transformer(seed: int, faulty: bool) -> Training:
     """A factor that was meant to be applied once is applied after every step."""
     module = Sharpened(optimizer=adam(1e-3))
     module.factor = 1.05 if faulty else 1.0
@@ -226,7 +228,7 @@ class Partial(Transformer):
         return torch.optim.AdamW([p for name in self.parts for p in self.get_submodule(name).parameters()], lr=1e-3)
 
 
-def frozen_transformer(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def frozen_transformer(seed: int, faulty: bool) -> Training:
     """The output layer is not among the parameters of the optimizer."""
     module = Partial(optimizer=adamw(1e-3))
     module.parts = ("embed", "positions", "encoder", *(() if faulty else ("head",)))
@@ -243,7 +245,7 @@ class TwoParts(Convolutional):
         return torch.optim.AdamW(groups, lr=1e-3)
 
 
-def frozen_convolutional(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def frozen_convolutional(seed: int, faulty: bool) -> Training:
     """The learning rate of the convolutions was left at 0."""
     module = TwoParts(norm=False, optimizer=adamw(1e-3))
     module.rate = 0.0 if faulty else 1e-3
@@ -280,7 +282,7 @@ class Implicit(Learner):
         return torch.optim.SGD([{"params": self.first.parameters(), "lr": self.rate}, {"params": others}], lr=0.02)
 
 
-def frozen_implicit(seed: int, faulty: bool) -> Training:  # noqa: FBT001 - as above
+def frozen_implicit(seed: int, faulty: bool) -> Training:
     """The learning rate of the first layer is 1e-20: no weight can change by so little."""
     module = Implicit(loss=functional.mse_loss, optimizer=sgd(0.02))
     module.rate = 1e-20 if faulty else 0.02
@@ -319,6 +321,13 @@ CASES = [
     Case(code="weight-growth", model="critic", build=growth_critic, layer=ANY, within=140),
     Case(code="weight-growth", model="transformer", build=growth_transformer, layer="embed", within=80),
     Case(code="frozen-weights", model="transformer", build=frozen_transformer, layer="head", within=40),
-    Case(code="frozen-weights", model="CNN", build=frozen_convolutional, layer="features.0", also=("features.3",), within=60),
+    Case(
+        code="frozen-weights",
+        model="CNN",
+        build=frozen_convolutional,
+        layer="features.0",
+        also=("features.3",),
+        within=60,
+    ),
     Case(code="frozen-weights", model="sine network", build=frozen_implicit, layer="first", within=60),
 ]

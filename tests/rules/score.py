@@ -1,0 +1,166 @@
+"""The score of the health rules: every planted fault and its healthy twin, over several seeds, as a table.
+
+``python -m tests.rules.score`` runs everything; ``--codes CODE ... --verbose`` shows what was said of single codes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from tests.rules.planted.families import CASES
+from tests.rules.planted.trial import Outcome, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tests.rules.planted.case import Case
+
+QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "gradwatch")
+
+
+class Job(NamedTuple):
+    """One training: which case (by its place in ``CASES``), which seed, faulty or healthy."""
+
+    case: int
+    seed: int
+    faulty: bool
+
+
+class Trial(NamedTuple):
+    """A job and what came of it."""
+
+    job: Job
+    outcome: Outcome
+
+    @property
+    def case(self) -> Case:
+        return CASES[self.job.case]
+
+
+def main() -> int:
+    """Print the tables; exit status 1 if anything is wrong."""
+    chosen = _arguments()
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    trials = planted(_jobs(chosen.codes, chosen.seeds), processes=chosen.jobs)
+    console.print(_table(trials), _cases_table(trials))
+    wrong = [trial for trial in trials if not trial.outcome.right]
+    for trial in trials if chosen.verbose else wrong:
+        console.print(_described(trial), markup=False)
+    console.print(f"{len(trials) - len(wrong)} of {len(trials)} trainings came out right")
+    return int(bool(wrong))
+
+
+def planted(jobs: Sequence[Job], *, processes: int) -> list[Trial]:
+    """Train all of them, in so many processes, and return them in their order."""
+    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_start)
+    with pool:
+        waiting = [pool.submit(_trial, job) for job in jobs]
+        bar = Console(stderr=True)
+        done = [future.result() for future in track(as_completed(waiting), "rules", total=len(waiting), console=bar)]
+    return sorted(done, key=lambda trial: trial.job)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Score the health rules on planted faults and their healthy twins.")
+    parser.add_argument("--codes", nargs="*", metavar="CODE", help="only these")
+    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--verbose", action="store_true", help="show all that was found, not only what is wrong")
+    return parser.parse_args()
+
+
+def _jobs(codes: Sequence[str] | None, seeds: int) -> list[Job]:
+    chosen = [place for place, case in enumerate(CASES) if not codes or case.code in codes]
+    return [Job(case, seed, faulty) for case in chosen for faulty in (True, False) for seed in range(seeds)]
+
+
+def _start() -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _trial(job: Job) -> Trial:
+    return Trial(job, run(CASES[job.case], job.seed, faulty=job.faulty))
+
+
+def _table(trials: Sequence[Trial]) -> Table:
+    table = Table(
+        *("code", "models", "found", "right layer", "latest / within", "false alarms on twins", "strays on twins"),
+        title="Planted faults by code",
+    )
+    for code in dict.fromkeys(trial.case.code for trial in trials):
+        own = [trial for trial in trials if trial.case.code == code]
+        models = len({trial.job.case for trial in own})
+        table.add_row(code, str(models), *_cells(own))
+    return table
+
+
+def _cases_table(trials: Sequence[Trial]) -> Table:
+    table = Table(
+        *("code", "model", "found", "right layer", "latest / within", "false alarms on twins", "strays on twins"),
+        title="Cases that are not all right",
+    )
+    for place in dict.fromkeys(trial.job.case for trial in trials):
+        own = [trial for trial in trials if trial.job.case == place]
+        if not all(trial.outcome.right for trial in own):
+            table.add_row(CASES[place].code, CASES[place].model, *_cells(own))
+    return table
+
+
+def _cells(trials: Sequence[Trial]) -> tuple[str, ...]:
+    faulty, healthy = ([t for t in trials if t.job.faulty is kind] for kind in (True, False))
+    found, right = sum(t.outcome.found for t in faulty), sum(t.outcome.right_layer for t in faulty)
+    latest = [
+        (t.outcome.opened_at / t.case.within, f"{t.outcome.opened_at} / {t.case.within}")
+        for t in faulty
+        if t.outcome.opened_at is not None
+    ]
+    alarms = sum(not t.outcome.silent for t in healthy)
+    strays = Counter(finding.code for t in healthy for finding in t.outcome.strays)
+    return (
+        _share(found, len(faulty)),
+        _share(right, len(faulty)),
+        max(latest)[1] if latest else "never",
+        f"[red]{alarms}/{len(healthy)}[/]" if alarms else f"0/{len(healthy)}",
+        ", ".join(f"{code} {count}x" for code, count in strays.most_common()),
+    )
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count}/{total}" if count == total else f"[red]{count}/{total}[/]"
+
+
+def _described(trial: Trial) -> str:
+    outcome = trial.outcome
+    kind = "faulty" if outcome.faulty else "healthy"
+    lines = [f"{trial.case.name}, seed {trial.job.seed}, {kind}: {'right' if outcome.right else 'WRONG'}"]
+    if outcome.faulty:
+        lines.append(f"  wanted: layer {trial.case.layer!r} by step {trial.case.within}")
+    lines += _findings(outcome)
+    lines += [f"  ended by {outcome.error}"] if outcome.error else []
+    return "\n".join([*lines, *(f"  message: {text}" for text in outcome.messages)])
+
+
+def _findings(outcome: Outcome) -> Iterable[str]:
+    for finding in outcome.findings:
+        yield f"  step {finding.step}: {finding.code} ({finding.severity}), layer {finding.layer!r}: {finding.message}"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())
