@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.rules.healthy.case import Case
 
-FAMILIES = ("vision",)
+FAMILIES = ("vision", "optimization", "sequence", "generative", "regression")
 CASES: tuple[Case, ...] = tuple(
     case for name in FAMILIES for case in import_module(f"tests.rules.healthy.{name}").CASES
 )

@@ -58,7 +58,7 @@ class Supervised(Learner):
 
     def measure(self) -> float:
         x, y = self.test
-        return float(self.score(self(x), y))
+        return float(self.score(self(x.to(self.dtype) if x.is_floating_point() else x), y))
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
