@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.rules.healthy.case import Case
 
-FAMILIES = ("vision", "optimization", "sequence", "generative", "regression")
+FAMILIES = (
+    "vision",
+    "optimization",
+    "sequence",
+    "generative",
+    "regression",
+    "transfer",
+    "unsupervised",
+    "structured",
+)
 CASES: tuple[Case, ...] = tuple(
     case for name in FAMILIES for case in import_module(f"tests.rules.healthy.{name}").CASES
 )

@@ -147,7 +147,9 @@ def rezero() -> Training:
 def group_norm() -> Training:
     data, steps = standard_digits(), 1200
     optimizer = partial(AdamW, lr=2e-3)
-    module = Supervised(group_normed(), data.test, optimizer, schedule=partial(CosineAnnealingLR, T_max=steps))
+    network = nn.Sequential(group_normed(), nn.LogSoftmax(dim=-1))
+    schedule = partial(CosineAnnealingLR, T_max=steps)
+    module = Supervised(network, data.test, optimizer, schedule=schedule, loss=functional.nll_loss)
     return supervised(module, data, steps, log=10)
 
 
