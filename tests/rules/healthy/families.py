@@ -17,6 +17,7 @@ FAMILIES = (
     "transfer",
     "unsupervised",
     "structured",
+    "unusual",
 )
 CASES: tuple[Case, ...] = tuple(
     case for name in FAMILIES for case in import_module(f"tests.rules.healthy.{name}").CASES

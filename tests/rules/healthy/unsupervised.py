@@ -35,7 +35,7 @@ def neighbours(encoder: nn.Module) -> float:
 
 
 def encoder(width: int = 12) -> nn.Sequential:
-    return nn.Sequential(*normed_cnn(width)[:-1])
+    return nn.Sequential(*list(normed_cnn(width).children())[:-1])
 
 
 class Contrast(Learner):
@@ -138,11 +138,9 @@ class Triplets(Learner):
 
     def loss(self, batch: Any) -> Tensor:
         x, y = batch
-        shifts = torch.randint(1, 10, (len(y),)).tolist()
+        strange = (y + torch.randint(1, 10, y.shape)) % 10
         same = self.images[torch.stack([self.another(digit) for digit in y.tolist()])]
-        other = self.images[
-            torch.stack([self.another((digit + shift) % 10) for digit, shift in zip(y.tolist(), shifts, strict=True)])
-        ]
+        other = self.images[torch.stack([self.another(digit) for digit in strange.tolist()])]
         anchors, positives, negatives = self.net(torch.cat([x, same, other])).chunk(3)
         return functional.triplet_margin_loss(anchors, positives, negatives, margin=1.0)
 
