@@ -21,6 +21,7 @@ from gradwatch.capture.forward_samples import (
     sample_batch_norm,
     sample_input,
     sample_output,
+    with_second_call,
 )
 from gradwatch.capture.origins import Layer, Owners, origin_of
 from gradwatch.capture.sites import Site, sites_of
@@ -120,6 +121,8 @@ class ForwardWatch:
         before = self._inputs.get(site.module)
         tensor = plain(args[:1])
         if tensor is None or (before is not None and (before.with_graph or not graph)):
+            if tensor is not None and before is not None and before.is_data:
+                self._inputs[site.module] = with_second_call(before, tensor)
             return
         origin = origin_of(tensor, self._owners) if graph else None
         history = self._histories.setdefault(site.module, UnitHistory())

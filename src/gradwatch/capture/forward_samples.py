@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 # Elements of which mean and deviation are taken: more change them by less than a thousandth.
 ENOUGH = 1 << 20
+# So many values are not the same by chance.
+FEW = 16
+# The place of the smallest value among the scalars of an input.
+LOW = 2
 # Where the derivative is under 1 % of its largest: 1 - y² < 0.01 for tanh, 4 y (1 - y) < 0.01 for the sigmoid.
 FLAT_TANH = math.sqrt(0.99)
 FLAT_SIGMOID = math.sqrt(0.99) / 2
@@ -33,6 +38,7 @@ class Sample(NamedTuple):
     scalars: tuple[Tensor, ...]
     read: Callable[[Sequence[float]], Any]
     with_graph: bool = True
+    is_data: bool = False
 
 
 def plain(value: object) -> Tensor | None:
@@ -76,7 +82,7 @@ def sample_input(site: Site, tensor: Tensor, origin: Origin | None, history: Uni
         return LayerInput(
             layer=layer,
             mean=_known(mean),
-            std=0.0 if low == high and math.isfinite(low) else _known(std),
+            std=_known(std) if low != high or not math.isfinite(low) else 0.0 if elements >= FEW else math.nan,
             largest=_known(max(-low, high)),
             is_data=is_data,
             activation=made_by.activation if made_by else None,
@@ -85,7 +91,19 @@ def sample_input(site: Site, tensor: Tensor, origin: Origin | None, history: Uni
             saturated=values[saturated] / elements if saturated and math.isfinite(mean) else math.nan,
         )
 
-    return Sample(tuple(scalars), read, graph)
+    return Sample(tuple(scalars), read, graph, is_data)
+
+
+def with_second_call(sample: Sample, tensor: Tensor) -> Sample:
+    """Return a sample of data that knows of a second call: a start token of zeros is no constant input."""
+    first = len(sample.scalars)
+
+    def read(values: Sequence[float]) -> LayerInput:
+        entry: LayerInput = sample.read(values[:first])
+        constant = values[LOW] == values[first] == values[first + 1]
+        return replace(entry, std=math.nan) if entry.std == 0 and not constant else entry
+
+    return Sample((*sample.scalars, *torch.aminmax(tensor.detach())), read, sample.with_graph, is_data=False)
 
 
 def sample_output(path: str, tensor: Tensor) -> Sample | None:

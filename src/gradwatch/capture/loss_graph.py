@@ -15,7 +15,7 @@ from gradwatch.tracing.function_mode import unseen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Operations whose result is at least 0 whatever they are given; of the last two, given what is in their domain.
+# Operations whose result is at least 0, the last four given what is in their domain.
 NONNEGATIVE = {
     "MseLoss": "mse_loss",
     "SmoothL1Loss": "smooth_l1_loss",
@@ -23,7 +23,8 @@ NONNEGATIVE = {
     "SoftMarginLoss": "soft_margin_loss",
     "MultiMarginLoss": "multi_margin_loss",
     "MultilabelMarginLoss": "multilabel_margin_loss",
-    "Abs": "l1_loss",
+    "Abs": "abs",
+    "Pow": "square",
     "NllLoss": "nll_loss",
     "NllLoss2D": "nll_loss",
     "BinaryCrossEntropy": "binary_cross_entropy",
@@ -35,6 +36,7 @@ KEEPING_SIGN = frozenset({
     "ToCopy", "Transpose", "UnsafeView", "Unsqueeze", "View",
 })  # fmt: skip
 LINEAR = KEEPING_SIGN | {"Add", "Sub", "Rsub", "Neg", "Mul", "Div"}
+SQUARE = 2
 MAX_NODES = 64
 # Rounding of targets that were mixed or smoothed, of log-probabilities that came from log(p + eps).
 TARGET_SLACK, LOG_SLACK = 1e-4, 1e-2
@@ -70,7 +72,7 @@ def _nonnegative(node: Any, facts: _Facts) -> str | None:
     if node is None or facts.nodes > MAX_NODES:
         return None
     kind = _kind(node)
-    if kind in NONNEGATIVE:
+    if kind in NONNEGATIVE and not (kind == "Pow" and getattr(node, "_saved_exponent", None) != SQUARE):
         return _function(node, kind, facts)
     if kind not in LINEAR:
         return None
@@ -93,6 +95,8 @@ def _function(node: Any, kind: str, facts: _Facts) -> str:
         if before is not None and _kind(before) == "LogSoftmax":
             return "cross_entropy"
         _add(facts.domains, lambda scores: ("nll_loss", scores), _saved(node, "self"))
+    elif kind == "Abs" and any(_kind(parent) == "Sub" for parent, _ in node.next_functions if parent is not None):
+        return "l1_loss"
     return NONNEGATIVE[kind]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 CONVOLUTION = _ConvNd
 BATCH_NORM = _BatchNorm
-WEIGHTED = (nn.Linear, CONVOLUTION, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+WEIGHTED = (nn.Linear, CONVOLUTION, nn.RNNBase, nn.MultiheadAttention)
 # They take their fast path in evaluation only where no hook is on them or below, and its rounding is another.
 FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 MATRIX = 2
@@ -84,8 +85,21 @@ def _open_modules(module: nn.Module, path: str, seen: set[nn.Module]) -> Iterato
 
 def _closed(module: nn.Module) -> bool:
     compiled = getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+    compiled = compiled or _is_compiled(vars(module).get("forward"))
+    compiled = compiled or _has_compiled_methods(type(module))  # type: ignore[arg-type]  # a class has a hash
     fast = isinstance(module, FAST_PATHS) and not module.training
     return compiled or fast or isinstance(module, torch.jit.ScriptModule)
+
+
+@lru_cache(maxsize=1024)
+def _has_compiled_methods(cls: Any) -> bool:
+    """Whether a method is decorated with ``torch.compile``: hooks inside of it would make it compile again."""
+    own = cls.__mro__[: cls.__mro__.index(nn.Module)]
+    return any(_is_compiled(member) for ancestor in own for member in vars(ancestor).values())
+
+
+def _is_compiled(member: object) -> bool:
+    return getattr(member, "_torchdynamo_orig_callable", None) is not None
 
 
 def _own_parameters(module: nn.Module) -> list[Any]:
