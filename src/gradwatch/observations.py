@@ -7,9 +7,12 @@ pass over what is not known, so that one bad step neither alarms them nor blinds
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from gradwatch.records import SourceLine
 
 Format = Literal["fp16", "bf16", "fp32", "fp64"]
 
@@ -189,3 +192,26 @@ class Validation:
     batch_idx: int | None
     rank: int
     losses: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchMixing:
+    """Whether samples of a batch influence one another. The first five fields are those of an event.
+
+    ``module`` is the first that mixes ("" for the watched one itself), None if there is none, or if that is not known:
+    then ``reason`` says why. Of ``samples``, one was replaced; ``rows`` counts the rows of others that change at the
+    output of the module, and ``change`` is the largest of these changes by the largest of all, 0 to 1.
+    """
+
+    time: float
+    step: int
+    epoch: int
+    batch_idx: int | None
+    rank: int
+    module: str | None = None
+    module_type: str | None = None
+    source: SourceLine | None = None
+    change: float = 0.0
+    rows: int = 0
+    samples: int = 0
+    reason: str | None = None

@@ -270,11 +270,15 @@ class GradientCheckReport:
 
 @dataclass(frozen=True, kw_only=True)
 class GradientCheck(GradientCheckReport, Event):
-    """A gradient check in a training run; ``log_step`` is the x-axis of the loggers."""
+    """A gradient check in a training run; ``log_step`` is the x-axis of the loggers.
+
+    ``deterministic``: whether PyTorch was asked for deterministic algorithms.
+    """
 
     type: ClassVar[str] = "gradient_check"
 
     log_step: int
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

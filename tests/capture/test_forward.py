@@ -220,7 +220,7 @@ def test_without_a_graph_nothing_is_data() -> None:
     watch.begin(net)
     with torch.no_grad():
         net(100 * torch.randn(8, 4))
-    assert [entry.is_data for entry in (watch.take() or Forward(first=False)).inputs] == [False]
+    assert [entry.is_data for entry in (watch.take() or Forward()).inputs] == [False]
 
 
 def test_a_call_with_a_graph_counts_before_one_without() -> None:
@@ -313,12 +313,10 @@ def test_batch_norm_tells_its_samples_mode_and_statistics() -> None:
     assert (without.training, without.at_start, without.finite) == (True, False, True)
 
 
-def test_only_the_first_pass_is_first() -> None:
+def test_a_pass_is_taken_once() -> None:
     net, watch = nn.Linear(4, 2), ForwardWatch()
-    assert seen(net, torch.randn(2, 4), watch=watch).first
-    assert not seen(net, torch.randn(2, 4), watch=watch).first
-    watch.begin(net, first=True)
-    assert (watch.take() or Forward(first=False)).first
+    watch.begin(net)
+    assert watch.take() == Forward()
     assert watch.take() is None
 
 
@@ -397,7 +395,7 @@ def test_function_transforms_are_left_alone() -> None:
     net, watch = nn.Linear(4, 2), ForwardWatch()
     watch.begin(net)
     torch.vmap(net)(torch.randn(3, 4))
-    assert (watch.take() or Forward(first=False)).inputs == ()
+    assert (watch.take() or Forward()).inputs == ()
 
 
 def test_compiled_modules_are_left_alone() -> None:

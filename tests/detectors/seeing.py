@@ -46,12 +46,12 @@ def entering(layer: str, **fields: Any) -> LayerInput:
     return LayerInput(**{"layer": layer, "mean": 0.0, "std": 1.0, "largest": 3.0, "is_data": False, **fields})
 
 
-def forward(*inputs: LayerInput, first: bool = False, **fields: Any) -> Forward:
+def forward(*inputs: LayerInput, **fields: Any) -> Forward:
     """Return a forward pass with these inputs."""
-    return Forward(first=first, inputs=inputs, **fields)
+    return Forward(inputs=inputs, **fields)
 
 
-def findings(detectors: Sequence[Detector], observations: Sequence[Observation]) -> list[Finding]:
+def findings(detectors: Sequence[Detector], observations: Sequence[Any]) -> list[Finding]:
     """Return what the detectors tell of the observations, and that none of them fails."""
     panel = Panel(detectors)
     told = [finding for seen in observations for finding in panel.observe(seen)]

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwatch.detectors.activations import DETECTORS
+from gradwatch.observations import FirstForward
 from tests.detectors.seeing import codes, entering, findings, forward, observation
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ def tanh(saturated: float, layer: str = "b", source: str = "a") -> LayerInput:
 
 def run(*passes: tuple[LayerInput, ...], **fields: Any) -> list[Observation]:
     return [observation(10 * (i + 1), forward=forward(*inputs, **fields)) for i, inputs in enumerate(passes)]
+
+
+def first(*inputs: LayerInput) -> FirstForward:
+    return FirstForward(time=0.0, step=0, epoch=0, batch_idx=0, rank=0, forward=forward(*inputs))
 
 
 def test_dead_relus_are_told_of_the_layer_before() -> None:
@@ -76,7 +81,7 @@ def test_findings_close_when_units_come_back() -> None:
 @pytest.mark.parametrize("factor", [1e-4, 1e4])
 def test_a_scale_that_dies_or_explodes_is_told_of_the_deepest_layer(factor: float) -> None:
     inputs = (entering("a", is_data=True), entering("b"), entering("c"), entering("d", std=factor))
-    (finding,) = findings(DETECTORS, run(inputs, first=True))
+    (finding,) = findings(DETECTORS, [first(*inputs)])
     assert (finding.code, finding.layer) == ("activation-scale", "d")
     assert finding.evidence["factor"] == pytest.approx(factor)
     assert codes(DETECTORS, run(inputs)) == []
@@ -85,24 +90,24 @@ def test_a_scale_that_dies_or_explodes_is_told_of_the_deepest_layer(factor: floa
 @pytest.mark.parametrize("std", [0.01, 100.0, 0.0, math.nan, math.inf])
 def test_ordinary_scales_zero_initialisations_and_unknown_ones_are_silent(std: float) -> None:
     inputs = (entering("a", is_data=True), entering("b"), entering("c"), entering("d", std=std))
-    assert codes(DETECTORS, run(inputs, first=True)) == []
+    assert codes(DETECTORS, [first(*inputs)]) == []
 
 
 def test_data_is_not_compared() -> None:
     inputs = (entering("a", is_data=True), entering("b"), entering("c"), entering("d", std=1e6, is_data=True))
-    assert codes(DETECTORS, run(inputs, first=True)) == []
-    assert codes(DETECTORS, run((entering("a", std=1e6), entering("b")), first=True)) == []
+    assert codes(DETECTORS, [first(*inputs)]) == []
+    assert codes(DETECTORS, [first(entering("a", std=1e6), entering("b"))]) == []
 
 
-@given(st.lists(st.tuples(SHARES, SHARES, ANY, st.booleans()), max_size=12), st.booleans())
-def test_anything_may_be_seen(passes: list[tuple[float, float, float, bool]], first: bool) -> None:  # noqa: FBT001
+@given(st.lists(st.tuples(SHARES, SHARES, ANY, st.booleans()), max_size=12))
+def test_anything_may_be_seen(passes: list[tuple[float, float, float, bool]]) -> None:
     seen = [
-        observation(i + 1, forward=forward(relu(dead), tanh(flat, "c"), entering("d", std=std), first=first))
+        observation(i + 1, forward=forward(relu(dead), tanh(flat, "c"), entering("d", std=std)))
         if looked
         else observation(i + 1)
         for i, (dead, flat, std, looked) in enumerate(passes)
     ]
-    findings(DETECTORS, seen)
+    findings(DETECTORS, [*(first(entering("b"), entering("d", std=std)) for _, _, std, _ in passes), *seen])
 
 
 @given(st.lists(st.one_of(st.floats(0, 0.69), st.floats(0.71, 1)), max_size=12), st.data())

@@ -32,7 +32,7 @@ def noisy(level: float, count: int, seed: int = 0) -> list[float]:
 
 def test_a_norm_far_above_its_usual_level() -> None:
     (opened, *_) = findings("exploding-gradient", records(noisy(1.0, 100) + noisy(500.0, 40)))
-    assert (opened.status, opened.step, opened.since_step) == ("opened", 119, 109)
+    assert (opened.status, opened.step, opened.since_step) == ("opened", 119, 119)
 
 
 def test_the_layer_that_has_grown_most_is_named() -> None:
@@ -44,7 +44,7 @@ def test_the_layer_that_has_grown_most_is_named() -> None:
 
 def test_exponential_growth_is_found_before_there_is_a_usual_level() -> None:
     norms = list(np.geomspace(1, 1e4, 40))
-    assert course("exploding-gradient", records(norms)) == [(39, "opened")]
+    assert course("exploding-gradient", records(norms))[0] == (29, "opened")
 
 
 def test_a_network_that_begins_to_learn_is_no_explosion() -> None:

@@ -28,9 +28,7 @@ def records(
         steps, forward = np.arange(step - 9, step + 1), None
         if outputs is not None:
             pairs = outputs(step).items()
-            forward = Forward(
-                outputs=tuple(ModuleOutput(module=m, largest=x, limit=65504.0) for m, x in pairs)
-            )
+            forward = Forward(outputs=tuple(ModuleOutput(module=m, largest=x, limit=65504.0) for m, x in pairs))
         rows = {"loss_scale": scale(steps), "skipped": skipped(steps)}
         made.append(observation(step, rows_changed=rows, setting=setting, forward=forward, layers_changed=layers))
     return made

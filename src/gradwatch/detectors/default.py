@@ -14,6 +14,7 @@ from gradwatch.detectors import (
     loss,
     mixed_precision,
     normalisation,
+    probes,
     updates,
 )
 
@@ -31,4 +32,5 @@ DETECTORS: tuple[Detector, ...] = (
     *data.DETECTORS,
     *normalisation.DETECTORS,
     *distributed.DETECTORS,
+    *probes.DETECTORS,
 )

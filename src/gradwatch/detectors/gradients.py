@@ -21,20 +21,25 @@ FIRST = 5
 # Steps of which a rise is judged: fewer are an outlier and its neighbours.
 GROWTH_ROWS, MIN_ROWS = 64, 8
 FALL_BACK = 0.25
+WITHOUT_LARGEST = 0.75
 NAMED = 5
 
 
 class Level(NamedTuple):
-    """Medians of the first and last windows, norms and losses of the last steps, each layer's usual log norm."""
+    """Medians of the first and last windows, norms and losses of the last steps, each layer's usual log norm.
+
+    ``strength`` is by how much the last window was above its usual level, in units of the limit.
+    """
 
     first: Recent = ()
     recent: Recent = ()
     norms: Recent = ()
     losses: Recent = ()
     usual: np.ndarray = np.zeros(0)
+    strength: float = 0.0
 
 
-def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, Reading]:
+def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, Reading | None]:
     rows, now = seen.rows, finite_median(seen.rows.grad_norm)
     complete = np.isfinite(rows.grad_norm) & np.isfinite(rows.loss) & (rows.grad_norm > 0)
     logs = logarithms(seen.layers.grad_norm)
@@ -46,14 +51,18 @@ def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, 
         losses=(*state.losses, *rows.loss[complete].tolist())[-GROWTH_ROWS:],
         usual=moved(usual, logs, rate=0.2, largest=1.0),
     )
-    strength = math.nan if math.isnan(now) else max(_level(state, now, limits), _growth(after, limits))
+    if math.isnan(now):
+        return state, None
+    level = _level(state, now, limits)
+    # One window above the usual level may be an odd stretch of data; growth over many steps is its own confirmation.
+    strength = max(min(level, state.strength), _growth(after, limits))
     base = float(np.median(state.recent)) if len(state.recent) >= FIRST else min(after.norms, default=math.nan)
 
     def explain(_: int) -> Sign:
         evidence = {"norm": now, "usual": base, "factor": now / base if base > 0 else math.inf}
         return Sign(evidence, layer=_grown_most(seen.layers, logs - usual))
 
-    return after, Reading(strength, (None,), explain)
+    return after._replace(strength=level), Reading(strength, (None,), explain)
 
 
 def _level(state: Level, now: float, limits: Limits) -> float:
@@ -70,17 +79,19 @@ def _growth(state: Level, limits: Limits) -> float:
     if len(state.norms) < MIN_ROWS:
         return 0.0
     logs, losses = np.log(state.norms), np.asarray(state.losses)
-    end, best, lowest, fall = float(logs[-1]), 0.0, float(logs[-1]), 0.0
-    per_step = math.log(2.0) / limits["doubling"]
+    end, needed, per_step = float(logs[-1]), math.log(limits["rise"]), math.log(2.0) / limits["doubling"]
+    best, lowest, fall, largest = 0.0, end, 0.0, 0.0
     for start in range(len(logs) - 2, -1, -1):
-        value = float(logs[start])
-        fall, lowest = max(fall, value - lowest), min(lowest, value)
+        value, after = float(logs[start]), float(logs[start + 1])
+        fall, lowest, largest = max(fall, value - lowest), min(lowest, value), max(largest, after - value)
         gain, steps = end - value, len(logs) - 1 - start
         lasts = steps >= MIN_ROWS - 1 and gain >= steps * per_step and fall <= FALL_BACK * gain
+        # An outlier at the end is one large step, not many.
+        lasts = lasts and gain - largest >= WITHOUT_LARGEST * needed
         # A norm that rises from a tiny start, while the loss falls, is a network that begins to learn.
         if lasts and gain > best and float(np.median(losses[start:][-3:])) >= float(losses[start]):
             best = gain
-    return math.exp(best) / limits["rise"]
+    return math.exp(best - needed)
 
 
 def _grown_most(layers: Layers, growth: np.ndarray) -> str | None:

@@ -1,4 +1,7 @@
-"""Gradient checks in a training run: when, of which tensors, and what becomes of the result."""
+"""Gradient checks in a training run: when, of which tensors, and what becomes of the result.
+
+Beside them, two looks at the first step: the lint of its graph, and whether samples of the batch are mixed.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradwatch.detectors.gradient_check import GradientCheckFindings
+from gradwatch.detectors.probes import TELLING
 from gradwatch.errors import GradientMismatchError
+from gradwatch.observations import BatchMixing
+from gradwatch.probes.batch_mixing import BatchMixingProbe
 from gradwatch.probes.check import GradientProbe, Request
 from gradwatch.probes.evaluation import Evaluator
 from gradwatch.probes.investigation import QUICK
@@ -21,7 +26,7 @@ from gradwatch.records import Finding, GradientCheck
 from gradwatch.replica.step_runner import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor
 
@@ -81,16 +86,32 @@ class GradientChecks:
     """Checks the step of a batch now and then, after its update.
 
     Weights have moved by then, and batch and random states are those of the step: a point like any other.
+
+    Args:
+        settings: how often, and what to do about a wrong gradient.
+        context: the loop's setting.
+        watched: the module and what steps it.
+        reporter: takes the checks.
+        observe: takes each ``GradientCheck`` and ``BatchMixing``, for the rules on them.
     """
 
-    def __init__(self, settings: Settings, context: RunContext, watched: Watched, reporter: Reporter) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        context: RunContext,
+        watched: Watched,
+        reporter: Reporter,
+        observe: Callable[[Any], None],
+    ) -> None:
         # One rank is enough: the weights are the same everywhere.
         runs = context.runner is not None and context.rank == 0
         self._schedule = CheckSchedule(settings.gradient_check_every_n_steps if runs else None)
         self._raises = settings.on_gradient_mismatch == "raise"
         self._lints = settings.graph_lint and runs
+        self._looks_for_mixing = settings.gradient_check_every_n_steps is not None and runs
         self._context, self._watched, self._reporter = context, watched, reporter
-        self._findings = GradientCheckFindings()
+        self._observe = observe
+        self._is_wrong = False
         self._blamed: dict[str, Culprit | None] = {}
         self._said: set[str] = set()
         self._expect_stops = False
@@ -99,10 +120,10 @@ class GradientChecks:
 
     def due(self, step: int) -> bool:
         """Whether to look at the batch of step number ``step`` (from 1), which has just been trained on."""
-        return self._lints or self._schedule.due(step, time.perf_counter())
+        return self._lints or self._looks_for_mixing or self._schedule.due(step, time.perf_counter())
 
     def after_batch(self, micro_batch: MicroBatch[Position], step: int, header: dict[str, Any], log_step: int) -> None:
-        """Lint the graph of the first batch, and check the gradients of one that is due.
+        """Look at the graph and the samples of the first batch, and check the gradients of one that is due.
 
         Raises:
             GradientMismatchError: a gradient is wrong, under ``on_gradient_mismatch="raise"``.
@@ -110,6 +131,9 @@ class GradientChecks:
         if self._lints:
             self._lints = False
             self._lint(micro_batch, header)
+        if self._looks_for_mixing:
+            self._looks_for_mixing = False
+            self._look_for_mixing(micro_batch, header)
         if not self._schedule.due(step, time.perf_counter()):
             return
         started = time.perf_counter()
@@ -162,6 +186,18 @@ class GradientChecks:
         for unsafe in found:
             self._reporter.finding(unsafe_composition(header, unsafe))
 
+    def _look_for_mixing(self, micro_batch: MicroBatch[Position], header: dict[str, Any]) -> None:
+        """Find out once whether samples of a batch influence one another."""
+        runner = self._context.runner
+        if runner is None:
+            return
+        moment, optimizers = _moment(micro_batch), self._watched.optimizers
+        probe = BatchMixingProbe(self._watched.module, optimizers, runner, moment, self._named())
+        found = probe.run()
+        if found.reason is not None:
+            log.debug("gradwatch: whether samples are mixed cannot be told: %s", found.reason)
+        self._observe(BatchMixing(**header, **found._asdict()))
+
     def _named(self) -> dict[str, Tensor]:
         return {
             name: parameter
@@ -176,17 +212,22 @@ class GradientChecks:
             self._blamed = {**dict.fromkeys(wrong, report.culprit), **self._blamed}
         self.worst_error = report.largest_error
         values = {**vars(report), "notes": [*report.notes, *_circumstances(self._watched.module.parameters())]}
-        event = GradientCheck(**header, **values, log_step=log_step)
-        self._reporter.write(event)
         deterministic = torch.are_deterministic_algorithms_enabled()
-        for finding in self._findings.update(event, deterministic=deterministic):
-            self._reporter.finding(finding)
-            if finding.code == "gradient-mismatch" and finding.status == "opened" and not self._raises:
-                log.warning("%s", format_check(report))
+        event = GradientCheck(**header, **values, log_step=log_step, deterministic=deterministic)
+        self._reporter.write(event)
+        self._observe(event)
+        self._warn(report)
         if self._raises and report.verdict == "mismatch":
             raise GradientMismatchError(format_check(report), report)
         if report.verdict == "not_checkable":
             self._say_once(f"the gradients of this step cannot be checked: {report.reason}")
+
+    def _warn(self, report: GradientCheckReport) -> None:
+        """Show the table of a check whose gradient is wrong, where those before were not."""
+        if report.verdict == "mismatch" and not self._is_wrong and not self._raises:
+            log.warning("%s", format_check(report))
+        if report.verdict in TELLING:
+            self._is_wrong = report.verdict == "mismatch"
 
 
 def unsafe_composition(header: dict[str, Any], unsafe: Unsafe) -> Finding:

@@ -118,7 +118,7 @@ class HealthMonitor:
         self._rules = HealthRules(self.settings.detectors, context, self._watched, self._reporter, self._memory)
         self._recorder = Recorder(self._watched, self.counters, self._reporter, self._rules, self._header)
         self._forward = ForwardWatch(self.settings.granularity)
-        self._checks = GradientChecks(self.settings, context, self._watched, self._reporter)
+        self._checks = GradientChecks(self.settings, context, self._watched, self._reporter, self._rules.read)
         self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
         self._rules.max_norm = self.clip_rule.max_norm
         if not has_lazy_parameters(module):

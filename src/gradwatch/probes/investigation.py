@@ -129,20 +129,24 @@ def _explained(
 
     Returns the outcome, and the measurement with stops held and hooks left out.
     """
-    freed, explanations = measurement, []
+    kept: tuple[Outcome, Measurement, list[Explanation]] | None = None
     for kinds in (ALL_KINDS, ALL_KINDS - {"no_grad"}):
         stops, hooks = StopGradients(kinds), HooksSilenced()
         try:
-            freed = measurement.without_stops(stops, hooks)
-            asked = _ask_again(outcome, suspects, freed, effort, _explain)
+            held = measurement.without_stops(stops, hooks)
+            asked = _ask_again(outcome, suspects, held, effort, _explain)
         except OtherPathError:  # the step stops gradients at other places when its weights move
             continue
-        explanations = [*stops.explanations(), *hooks.explanations()]
+        attempt = asked, held, [*stops.explanations(), *hooks.explanations()]
+        kept = kept or attempt
         settled = asked.whole.verdict not in SUSPECT and not _left(asked, suspects)
+        if settled:
+            kept = attempt
         # What is computed without gradients may be an input of a custom function that differentiates it rightly.
         if settled or "no_grad" not in stops.kinds or len(stops.kinds) == 1:
-            outcome = asked
             break
+    # Where neither settles everything, the first still explains some of it.
+    outcome, freed, explanations = kept or (outcome, measurement, [])
     left = _left(outcome, suspects)
     if left or outcome.whole.verdict in SUSPECT:
         outcome = _ask_again(outcome, left, freed.nearby(effort.seed), effort, _move_on)

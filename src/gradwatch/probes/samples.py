@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
 from gradwatch.replica.tensors import tensors_in
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PLAIN = (int, float, complex, bool, str, bytes, type(None))
 
@@ -33,23 +36,48 @@ def few_samples(batch: Any, samples: int, first: int = 0) -> Any | None:
         return None
 
 
-def _cut(value: Any, size: int, samples: slice) -> Any:  # noqa: PLR0911 - one return for each kind of value
+def sample_count(batch: Any, axis: int = 0) -> int | None:
+    """Return how many samples there are if ``axis`` counts them in every tensor, or None where they disagree."""
+    tensors = list(tensors_in(batch))
+    if not tensors or any(tensor.dim() <= axis for tensor in tensors):
+        return None
+    sizes = {tensor.shape[axis] for tensor in tensors}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def rearranged(batch: Any, rows: list[int], axis: int = 0) -> Any:
+    """Return the batch of these samples, in this order and as often as they are named.
+
+    Raises:
+        Exception: the batch holds something whose samples nobody knows.
+    """
+    return _cut(batch, sample_count(batch, axis) or 0, rows, axis)
+
+
+def _cut(value: Any, size: int, samples: slice | list[int], axis: int = 0) -> Any:  # noqa: PLR0911 - one a kind
     if isinstance(value, Tensor):
-        return value[samples] if value.dim() else value
+        return value[(slice(None),) * axis + (samples,)] if value.dim() else value
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, dict):
-        return type(value)((key, _cut(item, size, samples)) for key, item in value.items())
+        return type(value)((key, _cut(item, size, samples, axis)) for key, item in value.items())
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_cut(item, size, samples) for item in value))
+        return type(value)(*(_cut(item, size, samples, axis) for item in value))
     if isinstance(value, (list, tuple)):
-        one_a_sample = len(value) == size and not any(True for _ in tensors_in(value))
-        return type(value)(value[samples] if one_a_sample else [_cut(item, size, samples) for item in value])
+        one_a_sample = axis == 0 and len(value) == size and not any(True for _ in tensors_in(value))
+        cut = _items(value, samples) if one_a_sample else [_cut(item, size, samples, axis) for item in value]
+        return type(value)(cut)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        cut = {field.name: _cut(getattr(value, field.name), size, samples) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **cut)
-    if isinstance(value, np.ndarray) and value.shape[:1] == (size,):
-        return value[samples]
+        fields = {
+            field.name: _cut(getattr(value, field.name), size, samples, axis) for field in dataclasses.fields(value)
+        }
+        return dataclasses.replace(value, **fields)
+    if isinstance(value, np.ndarray) and value.shape[axis : axis + 1] == (size,):
+        return value[(slice(None),) * axis + (samples,)]
     if next(tensors_in(value), None) is not None:
         raise _CannotCutError(type(value).__name__)
     return value
+
+
+def _items(values: Sequence[Any], samples: slice | list[int]) -> Sequence[Any]:
+    return values[samples] if isinstance(samples, slice) else [values[row] for row in samples]

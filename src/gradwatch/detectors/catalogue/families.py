@@ -14,6 +14,7 @@ from gradwatch.detectors.catalogue import (
     loss,
     mixed_precision,
     normalisation,
+    probes,
     updates,
 )
 
@@ -31,5 +32,6 @@ FAMILIES: dict[str, tuple[Rule, ...]] = {
     "data": data.RULES,
     "normalisation": normalisation.RULES,
     "distributed": distributed.RULES,
+    "probes": probes.RULES,
 }
 RULES: dict[str, Rule] = {rule.code: rule for rules in FAMILIES.values() for rule in rules}

@@ -9,8 +9,9 @@ EXPLODING = Rule(
     severity="warning",
     meaning="The gradient norm has left its usual range by orders of magnitude, or grows exponentially.",
     formula="m, the median of the total gradient norm since the last log step, is at least `factor` times the median of"
-    " the last 20 of its kind and `start_factor` times that of the first 5; or, over the last 64 steps, the norm rises"
-    " `rise` times, at least twofold every `doubling` steps, without falling back by a quarter of the rise",
+    " the last 20 of its kind and `start_factor` times that of the first 5, twice in a row; or, over the last 64 steps,"
+    " the norm rises `rise` times, at least twofold every `doubling` steps, in more than one leap and without falling"
+    " back by a quarter of the rise, while the loss does not fall",
     message="The gradient norm is {norm:.3g}, {factor:.3g} times its usual {usual:.3g}. {layer} has grown most.",
     causes=(
         "a learning rate that is too high, or not warmed up",
@@ -45,7 +46,6 @@ EXPLODING = Rule(
             source="TheDeepChecker: growth of 2 over a period (config/settings.yaml)",
         ),
     ),
-    records=2,
     quantity="total gradient norm, as a multiple of the limit",
 )
 

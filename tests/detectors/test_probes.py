@@ -1,4 +1,4 @@
-"""Findings of gradient checks: when they open, are repeated and close, and what they say."""
+"""Findings of gradient checks and of mixed samples: when they open and close, and what they say."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gradwatch.detectors.gradient_check import GradientCheckFindings
+from gradwatch.detectors.catalogue import probes as rules
+from gradwatch.detectors.panel import Panel
+from gradwatch.detectors.probes import DETECTORS
+from gradwatch.observations import BatchMixing
 from gradwatch.records import Culprit, Explanation, GradientCheck, ParameterCheck, SourceLine
 from gradwatch.serialization import from_dict, to_json_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gradwatch.records import Finding
+    from gradwatch.records import CheckVerdict, Finding
 
 LINE = SourceLine(file="model.py", line=12, function="forward", code="return Scale.apply(x)")
 CULPRIT = Culprit(module="block.act", module_type="Act", function="Scale", source=LINE)
@@ -33,7 +36,7 @@ def check(step: int = 4, **changes: Any) -> GradientCheck:
         log_step=step,
         verdict="pass",
         reason="autograd and finite differences agree",
-        parameters={"a": ParameterCheck(correct="pass", relative_error=1e-8)},
+        parameters={"a": ParameterCheck(correct="pass", relative_error=1e-8, precision_error=1e-7)},
         precision="float32",
     )
     return replace(healthy, **changes)
@@ -57,10 +60,10 @@ def one(found: Sequence[Finding]) -> Finding:
     return finding
 
 
-def update(*checks: GradientCheck, deterministic: bool = False) -> list[Finding]:
-    """Return what the last of several checks finds."""
-    findings = GradientCheckFindings()
-    return [findings.update(each, deterministic=deterministic) for each in checks][-1]
+def update(*records: GradientCheck | BatchMixing) -> list[Finding]:
+    """Return what the last of several records finds."""
+    panel = Panel(DETECTORS)
+    return [panel.observe(each) for each in records][-1]
 
 
 EXPLAINED = check(verdict="explained", parameters={"a": ParameterCheck(correct="explained")}, explanations=[STOP, STOP])
@@ -104,11 +107,11 @@ def test_a_wrong_gradient_is_an_error_with_module_line_and_numbers() -> None:
         (None, "", None),
         (replace(CULPRIT, function=None), " The backward of block.act (model.py:12) is wrong.", "block.act"),
         (replace(CULPRIT, source=None), " The backward of Scale in block.act is wrong.", "block.act"),
-        (replace(CULPRIT, module=""), " The backward of Scale in Act (model.py:12) is wrong.", ""),
+        (replace(CULPRIT, module=""), " The backward of Scale in Act (model.py:12) is wrong.", "(root)"),
         (
             replace(CULPRIT, module="", function=None, source=None),
             " The backward of the module itself is wrong.",
-            "",
+            "(root)",
         ),
     ],
 )
@@ -169,7 +172,7 @@ def test_of_several_imprecise_gradients_the_worst_is_named(others: int, words: s
 
 @pytest.mark.parametrize(("deterministic", "severity"), [(False, "info"), (True, "warning")])
 def test_a_gradient_that_does_not_repeat_matters_to_who_asked_for_it(deterministic: bool, severity: str) -> None:  # noqa: FBT001 - one row of a table
-    finding = one(update(IRREPRODUCIBLE, deterministic=deterministic))
+    finding = one(update(replace(IRREPRODUCIBLE, deterministic=deterministic)))
     assert (finding.code, finding.severity) == ("irreproducible-gradient", severity)
     assert finding.message == (
         "The same batch and random states gave two gradients, up to 1.0e-07 apart:"
@@ -178,13 +181,8 @@ def test_a_gradient_that_does_not_repeat_matters_to_who_asked_for_it(determinist
     assert finding.evidence == {"tensors": 1, "largest_difference": 1e-7}
 
 
-def test_an_error_is_repeated_since_it_opened() -> None:
-    finding = one(update(wrong(4), wrong(8)))
-    assert (finding.status, finding.step, finding.since_step) == ("updated", 8, 4)
-
-
-@pytest.mark.parametrize("event", [EXPLAINED, IMPRECISE, IRREPRODUCIBLE])
-def test_what_is_no_error_is_said_once(event: GradientCheck) -> None:
+@pytest.mark.parametrize("event", [wrong(), EXPLAINED, IMPRECISE, IRREPRODUCIBLE])
+def test_what_lasts_is_said_once(event: GradientCheck) -> None:
     assert update(event, replace(event, step=9)) == []
 
 
@@ -194,7 +192,8 @@ def test_what_is_gone_is_closed_once(event: GradientCheck) -> None:
     closed = one(update(event, check(9)))
     assert (closed.code, closed.status, closed.severity) == (code, "closed", "info")
     assert (closed.step, closed.since_step) == (9, 4)
-    assert closed.message == f"{code}: the gradient check of step 9 no longer finds it."
+    assert closed.message.startswith(code)
+    assert closed.message.endswith(": no longer seen.")
     assert update(event, check(9), check(10)) == []
 
 
@@ -203,20 +202,99 @@ def test_what_comes_back_is_opened_again() -> None:
     assert (finding.status, finding.since_step) == ("opened", 8)
 
 
-@pytest.mark.parametrize("event", [wrong(), EXPLAINED])
+@pytest.mark.parametrize("event", [wrong(), EXPLAINED, IMPRECISE, IRREPRODUCIBLE])
 def test_a_check_that_could_not_be_made_neither_opens_nor_closes(event: GradientCheck) -> None:
-    blind = check(8, verdict="not_checkable", reason="memory")
+    blind = check(8, verdict="not_checkable", reason="memory", parameters={})
+    assert update(blind) == []
     assert update(event, blind) == []
     assert one(update(event, blind, check(9))).status == "closed"
+    assert update(replace(event, verdict="not_checkable")) == []
+
+
+@pytest.mark.parametrize("event", [wrong(), EXPLAINED])
+@pytest.mark.parametrize("verdict", ["kink", "not_resolvable"])
+def test_a_point_that_tells_nothing_neither_opens_nor_closes(event: GradientCheck, verdict: CheckVerdict) -> None:
+    assert update(check(verdict=verdict)) == []
+    assert update(event, check(8, verdict=verdict)) == []
+
+
+def test_a_precision_that_was_not_compared_closes_nothing() -> None:
+    assert update(IMPRECISE, check(8, parameters={"a": ParameterCheck(correct="pass")})) == []
 
 
 def test_several_findings_of_one_check_are_kept_apart() -> None:
     both = replace(wrong(), irreproducible="why")
     assert {finding.code for finding in update(both)} == {"gradient-mismatch", "irreproducible-gradient"}
-    assert {(f.code, f.status) for f in update(both, wrong(8))} == {
-        ("gradient-mismatch", "updated"),
-        ("irreproducible-gradient", "closed"),
+    gone = one(update(both, wrong(8)))
+    assert (gone.code, gone.status) == ("irreproducible-gradient", "closed")
+
+
+def test_beside_a_wrong_gradient_nobody_knows_what_is_stopped() -> None:
+    assert {finding.code for finding in update(EXPLAINED, wrong(8))} == {"gradient-mismatch"}
+
+
+# -- samples that are mixed --------------------------------------------------------------------------------------------
+
+MIXED = BatchMixing(
+    time=1.5,
+    step=4,
+    epoch=1,
+    batch_idx=2,
+    rank=0,
+    module="net.body",
+    module_type="Body",
+    source=LINE,
+    change=0.25,
+    rows=7,
+    samples=8,
+)
+
+
+def test_mixed_samples_are_a_warning_with_module_and_line() -> None:
+    finding = one(update(MIXED))
+    assert (finding.code, finding.status, finding.severity, finding.layer) == (
+        "batch-mixing",
+        "opened",
+        "warning",
+        "net.body",
+    )
+    assert (finding.step, finding.since_step, finding.epoch, finding.batch_idx) == (4, 4, 1, 2)
+    assert finding.message == (
+        "Samples of a batch influence one another in net.body (Body) (model.py:12): with another sample in place of"
+        " one, its output changes for others too, by up to 25% of the largest change."
+    )
+    assert finding.evidence == {
+        "change": 0.25,
+        "rows": 7,
+        "samples": 8,
+        "line": "model.py:12",
+        "code": "return Scale.apply(x)",
     }
+
+
+def test_the_watched_module_itself_is_the_root() -> None:
+    finding = one(update(replace(MIXED, module="", source=None)))
+    assert finding.layer == "(root)"
+    assert finding.message.startswith("Samples of a batch influence one another in the module itself (Body): with")
+    assert (finding.evidence["line"], finding.evidence["code"]) == (None, None)
+
+
+def test_what_is_unmixed_or_cannot_be_told_is_no_finding() -> None:
+    unmixed = replace(MIXED, module=None)
+    assert update(unmixed) == []
+    assert update(replace(unmixed, reason="one sample")) == []
+    assert update(MIXED, replace(unmixed, reason="one sample")) == []
+
+
+def test_records_are_read_by_the_rules_on_them_alone() -> None:
+    assert {finding.code for finding in update(MIXED, wrong(8))} == {"gradient-mismatch"}
+
+
+# -- the catalogue and the event log -----------------------------------------------------------------------------------
+
+
+def test_every_rule_has_its_detector() -> None:
+    assert tuple(each.rule for each in DETECTORS) == rules.RULES
 
 
 @pytest.mark.parametrize("event", [check(), wrong(count=3), EXPLAINED, IMPRECISE, IRREPRODUCIBLE])
