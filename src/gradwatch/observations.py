@@ -80,8 +80,8 @@ class LayerInput:
 
     ``activation`` is the operation that made it (``relu``, ``tanh``, ``sigmoid``), ``source`` the layer whose output
     that operation took; both None if it is not one of those. ``is_data``: no gradient flows into it. ``dead`` is the
-    share of units that were zero in every sample of the last batches looked at, ``saturated`` that of the values where
-    the derivative of sigmoid or tanh is under 1 % of its largest.
+    share of its ``units`` that were zero in every sample of the last batches looked at, ``saturated`` that of the
+    values where the derivative of sigmoid or tanh is under 1 % of its largest.
     """
 
     layer: str
@@ -93,6 +93,7 @@ class LayerInput:
     source: str | None = None
     dead: float = np.nan
     saturated: float = np.nan
+    units: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

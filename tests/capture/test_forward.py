@@ -131,6 +131,7 @@ def test_dead_units_are_known_after_four_batches_and_64_positions() -> None:
     told = [by_layer(seen(net, torch.randn(8, 4), watch=watch))["2"].dead for _ in range(9)]
     assert all(math.isnan(share) for share in told[:7])
     assert told[7:] == pytest.approx([0.4, 0.4])
+    assert by_layer(seen(net, torch.randn(8, 4), watch=watch))["2"].units == 5
 
 
 def test_a_unit_that_wakes_up_is_not_dead_and_one_that_falls_asleep_is_after_four_batches() -> None:
@@ -198,6 +199,23 @@ def test_a_clamp_at_zero_is_a_relu() -> None:
             return self.b(self.a(x).clamp(min=0))
 
     assert by_layer(seen(Net(), torch.randn(64, 4)))["b"].source == "a"
+
+
+@pytest.mark.parametrize(("trained", "source"), [(True, "(root)"), (False, "norm")])
+def test_a_functional_layer_behind_a_norm_is_the_source_and_the_norm_if_there_is_none(
+    trained: bool,  # noqa: FBT001
+    source: str,
+) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(8, 4), requires_grad=trained)
+            self.norm, self.head = nn.LayerNorm(8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.norm(functional.linear(x, self.weight))))
+
+    assert by_layer(seen(Net(), torch.randn(16, 4)))["head"].source == source
 
 
 def test_layers_have_the_names_of_the_records() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -46,6 +47,15 @@ def test_dead_relus_are_told_of_the_layer_before() -> None:
 @pytest.mark.parametrize("dead", [0.0, 0.5, 0.69, math.nan])
 def test_half_of_the_units_may_be_silent(dead: float) -> None:
     assert codes(DETECTORS, run((relu(dead),), (relu(dead),))) == []
+
+
+@pytest.mark.parametrize(
+    ("dead", "units", "expected"),
+    [(0.75, 8, False), (1.0, 8, True), (1.0, 1, True), (0.75, 4, False), (0.72, 64, True), (0.69, 4096, False)],
+)
+def test_of_few_units_more_have_to_be_dead(dead: float, units: int, expected: bool) -> None:  # noqa: FBT001
+    entry = replace(relu(dead), units=units)
+    assert codes(DETECTORS, run((entry,))) == (["dead-relu"] if expected else [])
 
 
 def test_an_output_that_enters_several_layers_is_one_subject() -> None:

@@ -76,3 +76,10 @@ def test_what_is_not_known_neither_counts_nor_resets() -> None:
     whole = records(lambda _: 2.0)
     with_gaps = [*whole[:15], *(unknown(step, setting=SETTING) for step in range(151, 400, 10)), *whole[15:]]
     assert [f.step for f in findings(DETECTORS, with_gaps)] == [200]
+
+
+def test_what_is_not_known_does_not_close_a_finding() -> None:
+    always, seldom = records(lambda _: 2.0, 200), records(lambda _: 0.5, 400)[20:]
+    gaps = [unknown(step, setting=SETTING) for step in range(370, 400, 10)]
+    told = findings(DETECTORS, [*always, *seldom[:12], *gaps])
+    assert [f.status for f in told] == ["opened"]

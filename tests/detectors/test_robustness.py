@@ -17,9 +17,11 @@ from gradwatch.detectors.catalogue import mixed_precision as mixed_precision_rul
 from gradwatch.detectors.catalogue import updates as updates_rules
 from gradwatch.detectors.panel import Panel
 from gradwatch.observations import Forward, ModuleOutput, Setting
-from tests.detectors.observations import NAMES, findings, observation, unknown
+from tests.detectors.observations import NAMES, by_code, findings, observation, opened, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gradwatch.detectors.catalogue.rule import Rule
 
 DETECTORS = (
@@ -54,10 +56,11 @@ def change(draw: st.DrawFn) -> dict[str, Any]:
     return {"rows": rows, "layers": layers, "output": draw(NUMBERS), "length": draw(st.integers(1, 12))}
 
 
-@st.composite
-def runs(draw: st.DrawFn) -> list[Any]:
+RUNS = st.lists(change(), min_size=1, max_size=4)
+
+
+def records_of(stretches: list[dict[str, Any]]) -> list[Any]:
     """Return the records of a run in stretches."""
-    stretches = draw(st.lists(change(), min_size=1, max_size=4))
     records, step = [], 0
     for stretch in stretches:
         for _ in range(stretch["length"]):
@@ -82,16 +85,17 @@ def told(records: list[Any]) -> list[tuple[Any, ...]]:
     ]
 
 
-@given(runs())
+@given(RUNS)
 @settings(max_examples=40, deadline=None)
-def test_no_number_makes_a_rule_fail(records: list[Any]) -> None:
-    for finding in findings(DETECTORS, records):
+def test_no_number_makes_a_rule_fail(run: list[dict[str, Any]]) -> None:
+    for finding in findings(DETECTORS, records_of(run)):
         assert finding.message
 
 
-@given(runs(), st.sets(st.integers(0, 40), max_size=5))
+@given(RUNS, st.sets(st.integers(0, 40), max_size=5))
 @settings(max_examples=40, deadline=None)
-def test_records_of_which_nothing_is_known_change_nothing(records: list[Any], places: set[int]) -> None:
+def test_records_of_which_nothing_is_known_change_nothing(run: list[dict[str, Any]], places: set[int]) -> None:
+    records = records_of(run)
     interrupted: list[Any] = []
     for i, record in enumerate(records):
         interrupted.append(record)
@@ -100,15 +104,93 @@ def test_records_of_which_nothing_is_known_change_nothing(records: list[Any], pl
     assert told(interrupted) == told(records)
 
 
-@given(runs(), st.integers(0, 40))
+@given(RUNS, st.integers(0, 40))
 @settings(max_examples=40, deadline=None)
-def test_a_checkpoint_at_any_point_changes_nothing(records: list[Any], at: int) -> None:
+def test_a_checkpoint_at_any_point_changes_nothing(run: list[dict[str, Any]], at: int) -> None:
+    records = records_of(run)
     first = Panel(DETECTORS)
     before = [finding for record in records[:at] for finding in first.observe(record)]
     second = Panel(DETECTORS)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     after = [finding for record in records[at:] for finding in second.observe(record)]
     assert [str(finding) for finding in before + after] == [str(f) for f in findings(DETECTORS, records)]
+
+
+def bump(step: np.ndarray) -> np.ndarray:
+    rise: np.ndarray = 2.0 + 4.0 * np.exp(-(((step - 60) / 20) ** 2))
+    return rise
+
+
+# By the code of a rule: what of a run is as the rule describes it, at steps (shape [rows]) or at a log step.
+FAULTS: dict[str, tuple[dict[str, Callable[[Any], Any]], dict[str, Callable[[int], Any]]]] = {
+    "large-update": ({}, {"update_ratio": lambda _: {"head": 0.3}}),
+    "small-update": ({}, {"update_ratio": lambda s: {"head": 1e-9 if s < 800 else 1e-3}}),
+    "lost-update": ({"lr": lambda s: np.where(s < 800, 1e-3, 1e-9)}, {"unchanged": lambda _: {"head": 0.9}}),
+    "adam-epsilon": ({}, {"below_epsilon": lambda s: {"head": 0.9 if s < 800 else 0.0}}),
+    "weight-growth": ({}, {"weight_norm": lambda s: {"head": 4.0 * 2.0 ** (min(s, 800) / 60)}}),
+    "frozen-weights": (
+        {},
+        {"update_ratio": lambda s: {"head": 0.0 if s < 800 else 1e-3}, "weight_norm": lambda _: 4.0},
+    ),
+    "clips-always": ({"grad_norm": lambda _: 3.0, "coefficient": lambda _: 1 / 3}, {}),
+    "clips-never": ({"grad_norm": lambda s: np.where(s < 1400, 0.01, 0.5), "coefficient": lambda _: 1.0}, {}),
+    "clips-one-layer": (
+        {"grad_norm": lambda _: 3.0, "coefficient": lambda _: 1 / 3},
+        {"grad_norm": lambda s: {"head": 50.0 if s < 800 else 1.0}},
+    ),
+    "learning-rate-jump": ({"lr": lambda s: np.where((s > 301) & (s < 800), 0.1, 1e-3)}, {}),
+    "learning-rate-restart": ({"lr": lambda s: 1e-3 * (1.0 - ((s - 1) % 410) / 420)}, {}),
+    "zero-learning-rate": ({"lr": lambda s: np.where((s > 301) & (s < 800), 0.0, 1e-3)}, {}),
+    "missing-warmup": ({"loss": bump}, {}),
+    "loss-scale-collapse": ({"loss_scale": lambda s: np.where(s < 310, 65536.0, 16.0)}, {}),
+    "loss-scale-stuck": ({"loss_scale": lambda _: 64.0, "skipped": lambda s: (s > 319) & (s < 323)}, {}),
+    "skipped-steps": ({"loss_scale": lambda _: 64.0, "skipped": lambda s: (s % 5 == 0) & (s < 700)}, {}),
+    "gradient-underflow": ({}, {"subnormal": lambda s: {"head": 0.8 if s < 800 else 0.0}}),
+    "activation-overflow": ({}, {}),
+    "fp16-range": ({"loss_scale": lambda _: 64.0, "skipped": lambda s: (s % 30 == 0) & (s < 700)}, {}),
+}
+
+
+def faulty(code: str) -> list[Any]:
+    """Return the records of a run with a fault that begins or ends on the way."""
+    rows, layers = FAULTS[code]
+    records = []
+    for step in range(COUNT, 1700, COUNT):
+        steps = np.arange(step - COUNT + 1, step + 1)
+        output = 100.0 * 2.0 ** (min(step, 700) / 100) * (1 + step % 7 / 1e3) if code == "activation-overflow" else 1.0
+        records.append(
+            observation(
+                step,
+                COUNT,
+                rows_changed={name: value(steps) for name, value in rows.items()},
+                layers_changed={name: value(step) for name, value in layers.items()},
+                setting=FP16,
+                forward=Forward(first=False, outputs=(ModuleOutput(module="head", largest=output, limit=65504.0),)),
+            )
+        )
+    return records
+
+
+@pytest.mark.parametrize("code", FAULTS)
+def test_a_fault_is_found_all_the_same_between_records_of_which_nothing_is_known(code: str) -> None:
+    records = faulty(code)
+    interrupted = [each for record in records for each in (record, unknown(record.step, COUNT, setting=FP16))]
+    rule = by_code(DETECTORS, code)
+    assert opened(rule, records)
+    assert [str(finding) for finding in findings(rule, interrupted)] == [str(f) for f in findings(rule, records)]
+
+
+@pytest.mark.parametrize("code", FAULTS)
+def test_a_fault_is_found_all_the_same_over_checkpoints(code: str) -> None:
+    rule, records = by_code(DETECTORS, code), faulty(code)
+    state: dict[str, Any] = {}
+    resumed = []
+    for record in records:
+        panel = Panel([rule])
+        panel.load_state_dict(json.loads(json.dumps(state)))
+        resumed += panel.observe(record)
+        state = panel.state_dict()
+    assert [str(finding) for finding in resumed] == [str(finding) for finding in findings(rule, records)]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule.code for rule in RULES])

@@ -149,6 +149,22 @@ def test_a_step_that_fails_is_a_reason() -> None:
     assert look(nn.Linear(6, 3), loss=fails).reason == "the step failed on a copy with KeyError: 'no loss in eval mode'"
 
 
+def test_indices_into_the_batch_are_never_left_without_their_samples() -> None:
+    case = HEALTHY["graph with edges of its own"]
+    found = look(case.model(), case.batch, case.loss)
+    assert found.reason == "the module holds indices that may point at samples of the batch"
+
+
+def test_a_gradient_inside_of_the_step_is_a_reason() -> None:
+    def penalised(module: nn.Module, batch: Any) -> Tensor:
+        x = batch[0].requires_grad_()
+        (slope,) = torch.autograd.grad(module(x).tanh().sum(), x, create_graph=True)
+        return slope.square().sum()
+
+    found = look(nn.Linear(6, 3), loss=penalised)
+    assert found.reason == "the step differentiates on its way to the loss"
+
+
 def test_a_step_that_never_repeats_is_a_reason() -> None:
     noise = iter(normal(100))
 

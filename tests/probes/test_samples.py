@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gradwatch.probes.samples import few_samples
+from gradwatch.probes.samples import few_samples, rearranged, sample_count
 
 X, Y = torch.arange(12.0).reshape(4, 3), torch.arange(4)
 
@@ -85,3 +85,20 @@ def test_the_batch_itself_stays_whole() -> None:
     batch: dict[str, Any] = {"x": X, "names": ["a", "b", "c", "d"]}
     few_samples(batch, 2)
     assert len(batch["x"]) == len(batch["names"]) == 4
+
+
+def test_samples_are_counted_along_either_dimension_where_all_tensors_agree() -> None:
+    assert sample_count({"x": X, "y": Y}) == 4
+    assert sample_count((X, torch.ones(5, 3)), 1) == 3
+    assert sample_count((X, Y), 1) is None
+    assert sample_count((X, torch.ones(5))) is None
+    assert sample_count((X, torch.tensor(1.0))) is None
+    assert sample_count("no tensor") is None
+
+
+def test_samples_come_in_any_order_and_as_often_as_named() -> None:
+    found = rearranged({"x": X, "y": [Y], "names": ["a", "b", "c", "d"], "n": 3}, [2, 0, 2])
+    assert torch.equal(found["x"], X[[2, 0, 2]])
+    assert torch.equal(found["y"][0], torch.tensor([2, 0, 2]))
+    assert (found["names"], found["n"]) == (["c", "a", "c"], 3)
+    assert torch.equal(rearranged((X,), [1, 1], 1)[0], X[:, [1, 1]])

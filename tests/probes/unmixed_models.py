@@ -124,6 +124,16 @@ class Trimmed(nn.Module):
         return self.head(self.encoder(self.embedding(tokens), src_key_padding_mask=padding)[:, 0])
 
 
+class FrozenEncoder(Trimmed):
+    """In eval mode without gradients, PyTorch takes its fast path, with nested tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(F, 2, 8, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2).requires_grad_(False)
+        self.embedding.requires_grad_(False)
+
+
 class Experts(nn.Module):
     """Each row goes to the expert that it scores highest."""
 
@@ -214,6 +224,19 @@ class Graph(nn.Module):
         return h.index_add(0, edges[1], h[edges[0]])
 
 
+class HeldGraph(Graph):
+    """The edges belong to the module."""
+
+    edges: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("edges", _EDGES)
+
+    def forward(self, x: Tensor, edges: Tensor | None = None) -> Tensor:
+        return super().forward(x, self.edges if edges is None else edges)
+
+
 class PointCloud(nn.Module):
     """One sequence a batch."""
 
@@ -285,6 +308,14 @@ class Adversaries(nn.Module):
         self.generator, self.discriminator = nn.Linear(4, F), nn.Linear(F, 1)
 
 
+def rescaled(module: nn.Module, batch: Any) -> Tensor:
+    """As data-dependent initialisation does."""
+    layers: Any = module
+    with torch.no_grad():
+        layers[0].weight.div_(layers[0](batch[0]).std())
+    return classify(module, batch)
+
+
 def mixup(module: nn.Module, batch: Any) -> Tensor:
     partner = torch.randperm(len(batch[0]))
     return classify(module, (0.7 * batch[0] + 0.3 * batch[0][partner], batch[1]))
@@ -338,7 +369,9 @@ HEALTHY: dict[str, Healthy] = {
     "packed": Healthy(lambda: Packed(sorts=False), (_PADDED, _LENGTHS, labels()), with_lengths),
     "packed, sorted": Healthy(lambda: Packed(sorts=True), (_PADDED, _LENGTHS, labels()), with_lengths),
     "trimmed and masked": Healthy(Trimmed, (_PADDED, _LENGTHS, labels()), with_lengths),
+    "nested tensors": Healthy(FrozenEncoder, (_PADDED, _LENGTHS, labels()), with_lengths),
     "experts": Healthy(Experts, _VECTORS, classify),
+    "weights scaled by the batch": Healthy(_perceptron, _VECTORS, rescaled, answered=False),
     "two towers": Healthy(TwoTowers, (normal(N, F), normal(N, F)), pairs),
     "contrastive loss": Healthy(Contrastive, _VECTORS, contrastive),
     "memory bank": Healthy(MemoryBank, _VECTORS, lambda module, batch: module(batch[0]).logsumexp(1).mean()),
@@ -353,6 +386,7 @@ HEALTHY: dict[str, Healthy] = {
         lambda: nn.Sequential(nn.Linear(F, F), MinibatchStd(), nn.Linear(F + 1, 3)), _VECTORS, classify, answered=False
     ),
     "graph with edges": Healthy(Graph, (normal(N, F), _EDGES, labels()), with_lengths, answered=False),
+    "graph with edges of its own": Healthy(HeldGraph, _VECTORS, classify, answered=False),
     "graph with adjacency": Healthy(Graph, (normal(N, F), normal(N, N), labels()), with_lengths, answered=False),
     "one sequence through a convolution": Healthy(
         lambda: PointCloud("convolution"), _VECTORS, classify, answered=False

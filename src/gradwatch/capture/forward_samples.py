@@ -87,6 +87,7 @@ def sample_input(site: Site, tensor: Tensor, origin: Origin | None, history: Uni
             is_data=is_data,
             activation=made_by.activation if made_by else None,
             source=made_by.source.name if made_by and made_by.source else None,
+            units=units,
             dead=values[dead] / units if dead and made_by else math.nan,
             saturated=values[saturated] / elements if saturated and math.isfinite(mean) else math.nan,
         )

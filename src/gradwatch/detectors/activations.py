@@ -12,18 +12,27 @@ from gradwatch.detectors.detector import Limits, Reading, Sign, detector
 from gradwatch.observations import FirstForward
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gradwatch.observations import LayerInput, Observation
 
 
 def _dead_relu(seen: Observation, limits: Limits) -> Reading | None:
-    return _largest_share(seen, "dead", {"relu"}, limits)
+    def limit(entry: LayerInput) -> float:
+        # As initialised, units of deep layers are off with even odds whatever the input is: few may be mostly off.
+        chance = 0.5 + limits["deviations"] * 0.5 / math.sqrt(entry.units) if entry.units else 0.0
+        return min(1.0, max(limits["share"], chance))
+
+    return _largest_share(seen, "dead", {"relu"}, limit)
 
 
 def _saturated(seen: Observation, limits: Limits) -> Reading | None:
-    return _largest_share(seen, "saturated", {"tanh", "sigmoid"}, limits)
+    return _largest_share(seen, "saturated", {"tanh", "sigmoid"}, lambda _: limits["share"])
 
 
-def _largest_share(seen: Observation, field: str, activations: set[str], limits: Limits) -> Reading | None:
+def _largest_share(
+    seen: Observation, field: str, activations: set[str], limit: Callable[[LayerInput], float]
+) -> Reading | None:
     """Return for each layer before an activation the largest share seen: its output may enter several layers."""
     if seen.forward is None:
         return None
@@ -44,7 +53,7 @@ def _largest_share(seen: Observation, field: str, activations: set[str], limits:
         share, entry = entries[i]
         return Sign({"share": share, "activation": entry.activation, "enters": entry.layer})
 
-    return Reading(np.array([share for share, _ in entries]) / limits["share"], tuple(found), explain)
+    return Reading(np.array([share / limit(entry) for share, entry in entries]), tuple(found), explain)
 
 
 def _scale(seen: FirstForward, limits: Limits) -> Reading | None:

@@ -67,7 +67,7 @@ def two_digits(value: float) -> float:
 def _always(state: Norms, seen: Observation, limits: Limits) -> tuple[Norms, Reading | None]:
     norms = _remember(state, seen.rows)
     limit = limit_in_force(seen, norms)
-    if not norms.full or not limit > 0:
+    if not norms.full or not limit > 0 or not _known(seen.rows)[0].size:
         return norms, None
     share = norms.share
 

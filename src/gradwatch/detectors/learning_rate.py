@@ -138,6 +138,8 @@ class Start(NamedTuple):
 def _warmup(state: Start, seen: Observation, limits: Limits) -> tuple[Start, Reading | None]:
     if seen.setting.optimizers > 1 or not state.whole:
         return state, None
+    if not np.isfinite(seen.rows.loss).any():
+        return state, None
     if state.step.size and state.step[-1] >= EARLY:
         return state, whole_run(0.0, lambda: Sign({}))
     rows, rates = seen.rows, seen.rows.lr[np.isfinite(seen.rows.lr).all(axis=1)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ from gradwatch.probes.forwards import BATCH_STATISTICS, OUTSIDE, Forwards, Key, 
 from gradwatch.probes.row_changes import UNKNOWN, Change, compared
 from gradwatch.probes.samples import rearranged, sample_count
 from gradwatch.replica.guard import CommunicationNeeded
-from gradwatch.replica.tensors import tensors_in
+from gradwatch.replica.tensors import held_tensors, tensors_in
 from gradwatch.tracing.source import kind_of
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class BatchMixingProbe:
 
     def _along(self, axis: int) -> Mixing:
         chosen = _chosen(self._batch, axis)
+        _make_sure_of_indices(self._module, len(chosen.rows), sample_count(self._batch, axis) or 0)
         runs = self._pair(chosen, axis, None)
         found = _first(runs)
         if found is None:
@@ -160,6 +162,8 @@ class BatchMixingProbe:
         after = self._forwards(replaced, axis, Forwards(twice, len(rows), traced))
         if not before.drew_like(after):
             raise NotCheckableError("the step draws other random numbers when a sample is another")
+        if not np.array_equal(before.weights, after.weights, equal_nan=True):
+            raise NotCheckableError("the step changes its weights by what is in the batch")
         alike = {path for path, count in before.calls.items() if count == after.calls[path] == twice.calls[path]}
         known = [passage for passage in before.passages if passage.key == OUTSIDE or passage.key.path in alike]
         return _Runs(known, _by_place(after.passages), place, len(rows), before.root)
@@ -167,8 +171,17 @@ class BatchMixingProbe:
     def _forwards(self, rows: list[int], axis: int, forwards: Forwards) -> Forwards:
         """Run the forward of the step on these samples."""
         evaluator = self._evaluator.with_batch(rearranged(self._batch, rows, axis))
-        evaluator.values(1, None, forwards, prepare=lambda copy: forwards.attach(copy.module))
+        forgetful = torch.autograd.graph.saved_tensors_hooks(_forget, _refuse)
+        evaluator.values(1, None, forgetful, forwards, prepare=lambda copy: forwards.attach(copy.module))
         return forwards
+
+
+def _forget(_tensor: Tensor) -> None:
+    """Keep nothing for a backward pass: whether gradients flow is all that is asked of the graph."""
+
+
+def _refuse(_nothing: None) -> Tensor:
+    raise NotCheckableError("the step differentiates on its way to the loss")
 
 
 def _by_place(passages: Iterable[Passage]) -> dict[tuple[Key, str, int], Passage]:
@@ -189,6 +202,20 @@ def _chosen(batch: Any, axis: int) -> _Chosen:
         if _differ(batch, place, other, axis):
             return _Chosen(list(range(size)), place, other)
     raise NotCheckableError("the samples of the batch are all the same")
+
+
+def _make_sure_of_indices(module: nn.Module, few: int, count: int) -> None:
+    """Refuse a module that holds what may point at samples, as the edges of a graph: few samples have no such place.
+
+    On a GPU, an index out of range would end the process and not just the check.
+
+    Raises:
+        NotCheckableError: it holds integers that point at samples beyond the few.
+    """
+    for held in held_tensors(module):
+        integers = not (held.is_floating_point() or held.is_complex() or held.dtype == torch.bool)
+        if integers and held.dim() and held.numel() and few <= int(held.max()) < count:
+            raise NotCheckableError("the module holds indices that may point at samples of the batch")
 
 
 def _differ(batch: Any, one: int, other: int, axis: int) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gradwatch.probes.row_changes import Print, print_of
+from gradwatch.probes.row_changes import Print, print_of, shape_of
 from gradwatch.replica import randomness
 from gradwatch.tracing.function_mode import FunctionMode, unseen
 from gradwatch.tracing.source import Place, user_place
@@ -58,6 +58,12 @@ class Forwards(FunctionMode):
         doubled: the run with every sample twice, which tells what grows with the batch; None for this run itself.
         samples: how many there are in this one.
         traced: a call of a module, of which each operation is watched as well.
+
+    Attributes:
+        passages: in the order of execution.
+        calls: of each module, by path.
+        root: the class of the watched module.
+        weights: the sum of each, at the end of the run.
     """
 
     def __init__(self, doubled: Forwards | None, samples: int, traced: Key | None) -> None:
@@ -69,12 +75,14 @@ class Forwards(FunctionMode):
         self._running: list[Key] = []
         self._sorts = False
         self._operations = 0
-        self.root: type = nn.Module
+        self.root: type[nn.Module] = nn.Module
+        self._module: nn.Module | None = None
         self._drawn: randomness.RandomState | None = None
+        self.weights: list[float] = []
 
     def attach(self, module: nn.Module) -> None:
         """Put a copy in eval mode and follow its modules."""
-        module.eval()
+        self._module = module.eval()
         self.root = type(module)
         for path, part in module.named_modules():
             part.register_forward_pre_hook(self._entering(path), with_kwargs=True)
@@ -109,6 +117,10 @@ class Forwards(FunctionMode):
     ) -> None:
         super().__exit__(kind, error, traceback)
         self._drawn = randomness.capture()
+        with unseen(), torch.no_grad():
+            weights = [] if self._module is None else self._module.parameters()
+            self.weights = [float(weight.sum()) for weight in weights if shape_of(weight) is not None]
+        self._module = None
 
     @property
     def _key(self) -> Key:
@@ -162,7 +174,7 @@ class Forwards(FunctionMode):
     def _prints(self, value: Any, doubled: Passage | None) -> Iterator[Print]:
         for i, tensor in enumerate(_tensors(value)):
             if tensor is None or self._shapes is None:
-                yield Print(() if tensor is None else tuple(tensor.shape))
+                yield Print(() if tensor is None else shape_of(tensor) or ())
             else:
                 known = doubled is not None and i < len(doubled.prints)
                 yield print_of(

@@ -49,12 +49,18 @@ UNKNOWN = Change("unknown")
 
 def print_of(tensor: Tensor, doubled: Sequence[int] | None, samples: int) -> Print:
     """Return the print of a tensor whose shape is ``doubled`` where the batch has every sample twice."""
-    shape = tuple(tensor.shape)
-    plain = tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
-    dims = _growing(shape, doubled, samples)
-    if not plain or dims is None or not tensor.numel():
-        return Print(shape)
+    shape = shape_of(tensor)
+    dims = None if shape is None else _growing(shape, doubled, samples)
+    if shape is None or dims is None or not tensor.numel():
+        return Print(shape or ())
     return Print(shape, dims, _sums(tensor.detach(), dims), tensor.requires_grad)
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
+    """Return the shape of a tensor that has rows: dense, and with numbers in it."""
+    if tensor.is_nested or tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        return None
+    return tuple(tensor.shape)
 
 
 def compared(before: Print, after: Print, place: int, samples: int, *, sorts: bool = False) -> Change:

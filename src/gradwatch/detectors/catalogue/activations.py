@@ -12,7 +12,8 @@ DEAD_RELU = Rule(
     severity="warning",
     meaning="Most units behind a ReLU are zero whatever the input is: they have no gradient and do not come back.",
     formula="at least `share` of the units (channels of a convolution, features elsewhere) are zero at every position"
-    " of the last 4 sampled batches, and of as many more as it takes to 64 positions",
+    " of the last 4 sampled batches, and of as many more as it takes to 64 positions; of n units, also at least half"
+    " and `deviations` / (2 sqrt(n)) more (at most all)",
     message="{share:.0%} of the units of {layer} are dead behind their ReLU: zero for every sample of the last batches"
     " (seen in what enters {enters}).",
     causes=(
@@ -29,6 +30,13 @@ DEAD_RELU = Rule(
             meaning="of the units",
             source="AutoTrainer (monitor.py) and DeepDiagnosis (callbacks.py): 70 %; SageMaker Debugger's DeadRelu:"
             " 50 %",
+        ),
+        Threshold(
+            name="deviations",
+            value=2.0,
+            meaning="standard deviations over one half",
+            source="in deep networks with PyTorch's initialisation a unit is on or off for all inputs with even odds:"
+            " up to 66 % of 32 units were off at depths of 20 and 50",
         ),
     ),
     silent_when="the ReLU's output goes elsewhere than, through views, dropout and pooling, into a layer with weights,"
