@@ -69,7 +69,8 @@ def plateau() -> Training:
     data = standard_digits()
 
     def schedule(optimizer: Any) -> dict[str, Any]:
-        return {"scheduler": ReduceLROnPlateau(optimizer, patience=3, factor=0.3), "monitor": "val_loss"}
+        scheduler = ReduceLROnPlateau(optimizer, patience=5, factor=0.5, min_lr=1e-3)
+        return {"scheduler": scheduler, "monitor": "val_loss"}
 
     module = Supervised(plain_cnn(), data.test, partial(SGD, lr=0.05, momentum=0.9), schedule=schedule)
     return supervised(module, data, 1400, validate=True)
