@@ -1,6 +1,7 @@
 """The score: every healthy training under gradwatch, as a table; whatever it finds above info is a false alarm.
 
-``python -m tests.rules.healthy.score`` runs them all (about six minutes), ``--names gan vae`` only some.
+``python -m tests.rules.healthy.score`` runs them all (about ten minutes, half of that with ``--jobs 2``), ``--names gan
+vae`` only some.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from rich.progress import track
 from rich.table import Table
 
 from tests.rules.healthy.families import CASES
-from tests.rules.healthy.trial import Outcome, run
+from tests.rules.healthy.trial import Outcome, failed, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -57,11 +58,13 @@ def _arguments() -> argparse.Namespace:
 
 
 def _outcomes(cases: Iterable[Case], seed: int, jobs: int) -> Iterator[Outcome]:
-    """Run the cases in processes that last for one training each, so that none depends on another."""
+    """Run the cases in processes of their own; one that raises has failed, and the others go on."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=_quiet, max_tasks_per_child=1) as pool:
-        for future in as_completed([pool.submit(_run, case.name, seed) for case in cases]):
-            yield future.result()
+    with ProcessPoolExecutor(jobs, context, initializer=_quiet) as pool:
+        names = {pool.submit(_run, case.name, seed): case.name for case in cases}
+        for future in as_completed(names):
+            error = future.exception()
+            yield future.result() if error is None else failed(names[future], error)
 
 
 def _quiet() -> None:

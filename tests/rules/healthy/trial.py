@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 import time
 import warnings
@@ -85,6 +86,21 @@ def run(case: Case, seed: int = 0, folder: Path | None = None) -> Outcome:
         failures=watch.messages,
         seconds=seconds,
         records=[event for event in events if isinstance(event, StepRecord)],
+    )
+
+
+def failed(name: str, error: BaseException) -> Outcome:
+    """Return the outcome of a training that raised."""
+    return Outcome(
+        name=name,
+        steps=0,
+        value=math.nan,
+        learned=False,
+        alarms=[],
+        remarks=[],
+        failures=[f"{type(error).__name__}: {error}"],
+        seconds=0.0,
+        records=[],
     )
 
 
