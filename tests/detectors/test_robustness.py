@@ -165,7 +165,7 @@ def faulty(code: str) -> list[Any]:
                 rows_changed={name: value(steps) for name, value in rows.items()},
                 layers_changed={name: value(step) for name, value in layers.items()},
                 setting=FP16,
-                forward=Forward(first=False, outputs=(ModuleOutput(module="head", largest=output, limit=65504.0),)),
+                forward=Forward(outputs=(ModuleOutput(module="head", largest=output, limit=65504.0),)),
             )
         )
     return records

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 from rich.table import Table
 
 from tests.rules.planted.families import CASES
-from tests.rules.planted.trial import Outcome, run
+from tests.rules.planted.trial import Outcome, run, run_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -65,12 +65,19 @@ def main() -> int:
 
 def planted(jobs: Sequence[Job], *, processes: int) -> list[Trial]:
     """Train all of them, in so many processes, and return them in their order."""
-    pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_start)
-    with pool:
-        waiting = [pool.submit(_trial, job) for job in jobs]
-        bar = Console(stderr=True)
-        done = [future.result() for future in track(as_completed(waiting), "rules", total=len(waiting), console=bar)]
-    return sorted(done, key=lambda trial: trial.job)
+    single = [[job] for job in jobs if CASES[job.case].ranks == 1]
+    together = [job for job in jobs if CASES[job.case].ranks > 1]
+    parts = [*([together] if together else []), *single]  # the longest first
+    trials: list[Trial] = []
+    with (
+        ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_start) as pool,
+        Progress(console=Console(stderr=True)) as progress,
+    ):
+        bar = progress.add_task("rules", total=len(jobs))
+        for future in as_completed([pool.submit(_trials, part) for part in parts]):
+            trials += future.result()
+            progress.update(bar, completed=len(trials))
+    return sorted(trials, key=lambda trial: trial.job)
 
 
 def _arguments() -> argparse.Namespace:
@@ -94,8 +101,13 @@ def _start() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _trial(job: Job) -> Trial:
-    return Trial(job, run(CASES[job.case], job.seed, faulty=job.faulty))
+def _trials(jobs: Sequence[Job]) -> list[Trial]:
+    """Run one training, or all that need two ranks."""
+    if CASES[jobs[0].case].ranks > 1:
+        outcomes = run_ranks([(CASES[job.case], job.seed, job.faulty) for job in jobs])
+    else:
+        outcomes = [run(CASES[job.case], job.seed, faulty=job.faulty) for job in jobs]
+    return list(map(Trial, jobs, outcomes))
 
 
 def _table(trials: Sequence[Trial]) -> Table:

@@ -59,7 +59,7 @@ class Case:
 
     def names(self, layer: str | None) -> bool:
         """Whether ``layer`` is a right answer."""
-        return self.layer == ANY or layer == self.layer or layer in self.also
+        return self.layer in {ANY, layer} or layer in self.also
 
 
 def lasting(steps: int, every: int, *, monitor: dict[str, Any] | None = None, **trainer: Any) -> dict[str, Any]:

@@ -1,16 +1,20 @@
 """Ranks that are no longer one run: different weights, or different gradients after the all-reduce.
 
-Run as ``python -m tests.rules.planted.distributed FOLDER CASE SEED FAULTY`` this is one rank of two.
+Run as ``python -m tests.rules.planted.distributed FOLDER`` this is one rank of two, which trains what it finds there.
 """
 # ruff: noqa: FBT001 - a builder is called as build(seed, faulty)
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import sys
 import warnings
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -22,8 +26,12 @@ from tests.rules.planted.case import ANY, Case, Training, lasting
 from tests.rules.planted.models import Convolutional, Perceptron, Recurrent, Transformer, adam, adamw, sgd
 from tests.rules.planted.sets import blobs, digits, loader, trend, words
 
-LIMIT = 120.0  # seconds
-DONE = "done.rank{}.txt"
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+STARTING, EACH = 120.0, 10.0  # seconds, at most
+JOB, DONE = "job.json", "done.rank{}.txt"
+Job = tuple[str, int, bool]  # the name of a case, seed, faulty
 
 # -- rank-weights-differ -----------------------------------------------------------------------------------------------
 
@@ -124,18 +132,15 @@ class Manual(Transformer):
         loss = super().training_step(batch, batch_idx)
         optimizer: Any = self.optimizers()
         optimizer.zero_grad()
-        self.manual_backward(loss)
+        wrapped: Any = self.trainer.strategy.model
+        with wrapped.no_sync() if self.unsynced else nullcontext():
+            self.manual_backward(loss)
         optimizer.step()
         return loss
 
-    def on_train_start(self) -> None:
-        if self.unsynced:  # no_sync() was entered for accumulation, and is never left
-            wrapped: Any = self.trainer.strategy.model
-            wrapped.require_backward_grad_sync = False
-
 
 def gradients_transformer(seed: int, faulty: bool) -> Training:
-    """The all-reduce is switched off for an accumulation that is over."""
+    """Every backward pass is under no_sync(), not only those before the last of an accumulation."""
     module = Manual(optimizer=adamw(2e-3))
     module.unsynced = faulty
     return Training(module=module, train=loader(words(seed), seed, 16), **lasting(60, 10))
@@ -160,31 +165,42 @@ CASES = [
 ]
 
 
-def launch(case: Case, seed: int, folder: str, *, faulty: bool) -> str | None:
-    """Train a case in two processes; return what ended it early."""
-    place = Path(folder)
-    with two_ranks(__name__, place, case.name, str(seed), str(int(faulty)), limit=LIMIT):
-        ends = [place / DONE.format(rank) for rank in (0, 1)]
-        missing = [rank for rank, end in enumerate(ends) if not end.exists()]
-        if missing:
-            return f"rank {missing[0]} did not finish: {output(place, missing[0])[-500:]}"
-        return ends[0].read_text() or ends[1].read_text() or None
+def launch(jobs: Sequence[Job], folder: Path) -> list[str | None]:
+    """Train all jobs in the same two processes, each in its folder; return what ended each one early.
+
+    Starting a process takes longer than many trainings.
+    """
+    for number, (name, seed, faulty) in enumerate(jobs):
+        place = folder / str(number)
+        place.mkdir()
+        (place / JOB).write_text(json.dumps([name, seed, faulty]))
+    with two_ranks(__name__, folder, limit=STARTING + EACH * len(jobs)):
+        return [_end(folder, folder / str(number)) for number in range(len(jobs))]
 
 
-def main(folder: Path, name: str, seed: int, *, faulty: bool) -> None:
-    """Train as one rank, and leave a file that says how it ended."""
+def _end(folder: Path, place: Path) -> str | None:
+    for rank in (0, 1):
+        if not (place / DONE.format(rank)).exists():
+            return f"rank {rank} did not finish: {output(folder, rank)[-500:]}"
+    return "".join((place / DONE.format(rank)).read_text() for rank in (0, 1)) or None
+
+
+def main(folder: Path) -> None:
+    """Train all jobs as one rank, and leave a file for each that says how it ended."""
     from tests.rules.planted.trial import fit  # noqa: PLC0415 - it imports this module to launch it
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    case = next(case for case in CASES if case.name == name)
-    torch.manual_seed(seed)
-    strategy = DDPStrategy(process_group_backend="gloo")
-    training = case.build(seed, faulty)
-    error = fit(training, str(folder), strategy=strategy, devices=2)
-    (folder / DONE.format(training.module.global_rank)).write_text(error or "")
+    cases = {case.name: case for case in CASES}
+    for place in sorted((path.parent for path in folder.glob(f"*/{JOB}")), key=lambda path: int(path.name)):
+        name, seed, faulty = json.loads((place / JOB).read_text())
+        torch.manual_seed(seed)
+        training = cases[name].build(seed, faulty)
+        strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=30))
+        error = fit(training, str(place), strategy=strategy, devices=2)
+        (place / DONE.format(os.environ["LOCAL_RANK"])).write_text(error or "")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), faulty=sys.argv[4] == "1")
+    main(Path(sys.argv[1]))

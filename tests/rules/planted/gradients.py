@@ -76,7 +76,8 @@ def initialised(module: Any, weights: Any, *args: Any, **options: Any) -> Any:
     for part in module.modules():
         if isinstance(part, (nn.Linear, nn.Conv2d)):
             weights(part.weight, *args, **options)
-            nn.init.zeros_(part.bias)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
     return module
 
 

@@ -113,7 +113,13 @@ class Recurrent(Learner):
     """The last state of a recurrent layer, read by a linear head."""
 
     def __init__(
-        self, outputs: int = 3, *, cell: type[nn.RNNBase] = nn.GRU, features: int = 2, hidden: int = 16, **options: Any
+        self,
+        outputs: int = 3,
+        *,
+        cell: Callable[..., nn.Module] = nn.GRU,
+        features: int = 2,
+        hidden: int = 16,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
         self.rnn: nn.Module = cell(features, hidden, batch_first=True)

@@ -6,6 +6,7 @@ import logging
 import tempfile
 import warnings
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from lightning.pytorch import Trainer
 from gradwatch import NumericalHealthMonitor, load_events
 from gradwatch.probes.lint.catalogue import RULES as LINT_RULES
 from gradwatch.records import Finding
+from tests.rules.planted.distributed import launch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -60,23 +62,34 @@ class Outcome:
 
 def run(case: Case, seed: int, *, faulty: bool) -> Outcome:
     """Train once in a temporary folder."""
+    if case.ranks > 1:
+        return run_ranks([(case, seed, faulty)])[0]
     failures = _Failures()
     gradwatch_log = logging.getLogger("gradwatch")
     gradwatch_log.addHandler(failures)
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if case.ranks > 1:
-                from tests.rules.planted.distributed import launch  # noqa: PLC0415 - it starts processes of its own
-
-                error = launch(case, seed, folder, faulty=faulty)
-            else:
-                torch.manual_seed(seed)
-                error = fit(case.build(seed, faulty), folder)
-            findings = [event for event in load_events(folder) if isinstance(event, Finding)]
+            torch.manual_seed(seed)
+            error = fit(case.build(seed, faulty), folder)
+            findings = _findings(folder)
     finally:
         gradwatch_log.removeHandler(failures)
     return judge(case, findings, faulty=faulty, error=error, messages=failures.messages)
+
+
+def run_ranks(jobs: Sequence[tuple[Case, int, bool]]) -> list[Outcome]:
+    """Train cases of two ranks, all of them in the same two processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        errors = launch([(case.name, seed, faulty) for case, seed, faulty in jobs], Path(folder))
+        return [
+            judge(case, _findings(Path(folder) / str(number)), faulty=faulty, error=error)
+            for number, ((case, _, faulty), error) in enumerate(zip(jobs, errors, strict=True))
+        ]
+
+
+def _findings(folder: str | Path) -> list[Finding]:
+    return [event for event in load_events(folder) if isinstance(event, Finding)]
 
 
 def fit(training: Training, folder: str, **trainer: Any) -> str | None:

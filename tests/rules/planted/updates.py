@@ -96,7 +96,10 @@ class TwoRates(Recurrent):
     rate = 0.05
 
     def configure_optimizers(self) -> Any:
-        groups = [{"params": self.rnn.parameters(), "lr": self.rate}, {"params": self.head.parameters()}]
+        groups: list[dict[str, Any]] = [
+            {"params": self.rnn.parameters(), "lr": self.rate},
+            {"params": self.head.parameters()},
+        ]
         return torch.optim.SGD(groups, lr=0.05, momentum=0.9)
 
 
@@ -241,7 +244,10 @@ class TwoParts(Convolutional):
     rate = 1e-4
 
     def configure_optimizers(self) -> Any:
-        groups = [{"params": self.head.parameters()}, {"params": self.features.parameters(), "lr": self.rate}]
+        groups: list[dict[str, Any]] = [
+            {"params": self.head.parameters()},
+            {"params": self.features.parameters(), "lr": self.rate},
+        ]
         return torch.optim.AdamW(groups, lr=1e-3)
 
 
@@ -278,8 +284,9 @@ class Implicit(Learner):
         return self.out(self.second(self.first(x)))
 
     def configure_optimizers(self) -> Any:
-        others = [*self.second.parameters(), *self.out.parameters()]
-        return torch.optim.SGD([{"params": self.first.parameters(), "lr": self.rate}, {"params": others}], lr=0.02)
+        first: dict[str, Any] = {"params": self.first.parameters(), "lr": self.rate}
+        others: dict[str, Any] = {"params": [*self.second.parameters(), *self.out.parameters()]}
+        return torch.optim.SGD([first, others], lr=0.02)
 
 
 def frozen_implicit(seed: int, faulty: bool) -> Training:
