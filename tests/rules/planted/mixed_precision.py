@@ -161,11 +161,12 @@ def underflow_perceptron(seed: int, faulty: bool) -> Training:
 
 
 def underflow_autoencoder(seed: int, faulty: bool) -> Training:
-    """Pixels that have been divided by 255 once too often, and a loss scale of 16."""
+    """Pixels that have been divided by 255 once too often, and a loss scale of 1."""
     images, labels = digits(seed)
     module = Autoencoder(64, 16, optimizer=adam(1e-3))
     data = (images / 255 if faulty else images, labels)
-    return Training(module=module, train=loader(data, seed), **lasting(60, 5, **half(16.0 if faulty else 2.0**12)))
+    options = half(1.0, growth_interval=NEVER) if faulty else half(2.0**12)
+    return Training(module=module, train=loader(data, seed), **lasting(60, 5, **options))
 
 
 def underflow_convolutional(seed: int, faulty: bool) -> Training:
@@ -214,7 +215,7 @@ class Block(Learner):
         return self.head(self.norm(x + self.feed_forward(x)))
 
 
-LARGE = 4e4  # by which the output of FeedForward comes to about 30,000
+LARGE = 2.7e4  # by which the output of FeedForward comes to about 20,000
 
 
 def range_block(seed: int, faulty: bool) -> Training:
@@ -226,7 +227,7 @@ def range_block(seed: int, faulty: bool) -> Training:
 def range_convolutional(seed: int, faulty: bool) -> Training:
     """A weight that comes in at step 130 makes the scaled gradients overflow, again and again."""
     module = Weighted(norm=False, optimizer=adam(2e-3))
-    module.weight, module.since = 30.0 if faulty else 1.0, 130
+    module.weight, module.since = 8.0 if faulty else 1.0, 130
     options = half(growth_interval=4) if faulty else half()
     return Training(module=module, train=loader(digits(seed), seed), **lasting(240, 5, **options))
 
