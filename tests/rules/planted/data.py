@@ -188,7 +188,7 @@ class Likelihood(Recurrent):
 
 def domain_recurrent(seed: int, faulty: bool) -> Training:
     """nll_loss of the logits themselves."""
-    module = Likelihood(optimizer=adam(2e-3))
+    module = Likelihood(optimizer=adam(5e-3))
     module.normalised = not faulty
     return Training(module=module, train=loader(waves(seed), seed), **lasting(60, 5))
 

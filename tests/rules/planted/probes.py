@@ -303,7 +303,7 @@ class Physics(Learner):
 
 def imprecise_physics(seed: int, faulty: bool) -> Training:
     """A step of 1e-4 in float32: the difference has two digits that are right."""
-    module = Physics(optimizer=adam(1e-3))
+    module = Physics(optimizer=adam(5e-3))
     module.step = 1e-4 if faulty else 1e-2
     return Training(module=module, train=loader(curve(seed), seed), **checked())
 
@@ -390,7 +390,7 @@ def irreproducible_convolutional(seed: int, faulty: bool) -> Training:
 
 def mixing_recurrent(seed: int, faulty: bool) -> Training:
     """``batch_first`` was forgotten: the samples are the steps of the sequence."""
-    module = Recurrent(optimizer=adam(2e-3))
+    module = Recurrent(optimizer=adam(5e-3))
     module.rnn = nn.GRU(2, 16, batch_first=not faulty)
     return Training(module=module, train=loader(waves(seed), seed), **checked())
 

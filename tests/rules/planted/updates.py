@@ -66,7 +66,7 @@ def large_critic(seed: int, faulty: bool) -> Training:
 
 def large_recommender(seed: int, faulty: bool) -> Training:
     """Vectors of a length of one at most, and Adam with a learning rate of 0.3."""
-    module = Recommender(limit=1.0, optimizer=adam(0.3 if faulty else 3e-3))
+    module = Recommender(limit=1.0, optimizer=adam(0.3 if faulty else 1e-2))
     return Training(module=module, train=loader(ratings(seed), seed), **lasting(100, 5))
 
 
