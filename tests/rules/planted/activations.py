@@ -140,7 +140,9 @@ def overflow_perceptron(seed: int, faulty: bool) -> Training:
 def overflow_block(seed: int, faulty: bool) -> Training:
     """A few large weights in a feed-forward block, as in the trained T5; a LayerNorm hides them."""
     module = Block(LARGE if faulty else 1.0, optimizer=adamw(1e-3))
-    return Training(module=module, train=loader(blobs(seed), seed), **lasting(80, 10, **half(2.0**4 if faulty else 2.0**12)))
+    return Training(
+        module=module, train=loader(blobs(seed), seed), **lasting(80, 10, **half(2.0**4 if faulty else 2.0**12))
+    )
 
 
 class Counted(Learner):
@@ -165,7 +167,9 @@ def overflow_convolutional(seed: int, faulty: bool) -> Training:
     """A factor of 1e4 between two convolutions, left over from a change of units."""
     module = Counted(optimizer=adam(2e-3))
     module.factor = 1e4 if faulty else 1.0
-    return Training(module=module, train=loader(waves(seed), seed), **lasting(60, 5, **half(2.0**4 if faulty else 2.0**12)))
+    return Training(
+        module=module, train=loader(waves(seed), seed), **lasting(60, 5, **half(2.0**4 if faulty else 2.0**12))
+    )
 
 
 # `within` is the number of records times the log period, and two periods.

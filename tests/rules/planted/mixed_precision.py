@@ -99,7 +99,11 @@ def stuck_transformer(seed: int, faulty: bool) -> Training:
     """The gradients are so large that the scale falls below one and stays there."""
     module = Loud(optimizer=adamw(2e-3))
     module.factor = 1e6 if faulty else 1.0
-    return Training(module=module, train=loader(words(seed), seed), **lasting(90, 5, monitor=WARN, **half(4.0 if faulty else 2.0**10)))
+    return Training(
+        module=module,
+        train=loader(words(seed), seed),
+        **lasting(90, 5, monitor=WARN, **half(4.0 if faulty else 2.0**10)),
+    )
 
 
 # -- skipped-steps -----------------------------------------------------------------------------------------------------
@@ -221,7 +225,9 @@ LARGE = 2.7e4  # by which the output of FeedForward comes to about 20,000
 def range_block(seed: int, faulty: bool) -> Training:
     """Activations at half of what float16 has room for, all the time."""
     module = Block(LARGE if faulty else 1.0, optimizer=adamw(1e-3))
-    return Training(module=module, train=loader(blobs(seed), seed), **lasting(240, 10, **half(2.0**4 if faulty else 2.0**12)))
+    return Training(
+        module=module, train=loader(blobs(seed), seed), **lasting(240, 10, **half(2.0**4 if faulty else 2.0**12))
+    )
 
 
 def range_convolutional(seed: int, faulty: bool) -> Training:
