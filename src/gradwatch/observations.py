@@ -164,6 +164,8 @@ class Observation:
     layers: Layers
     without_gradient: tuple[tuple[str, str], ...] = ()
     """Trainable parameters that had no gradient at any of the rows: name, layer."""
+    orphans: tuple[str, ...] = ()
+    """Layers of trainable parameters that have a gradient and no optimizer."""
     bad_batch: tuple[tuple[str, int], ...] = ()
     """Tensors of the batch with NaN or +inf: name, number of such elements."""
     forward: Forward | None = None

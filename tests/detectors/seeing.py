@@ -59,6 +59,6 @@ def findings(detectors: Sequence[Detector], observations: Sequence[Any]) -> list
     return told
 
 
-def codes(detectors: Sequence[Detector], observations: Sequence[Observation]) -> list[str]:
+def codes(detectors: Sequence[Detector], observations: Sequence[Any]) -> list[str]:
     """Return the codes of the findings that are opened."""
     return [finding.code for finding in findings(detectors, observations) if finding.status == "opened"]

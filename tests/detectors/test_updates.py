@@ -110,7 +110,7 @@ def test_lost_updates_are_told_but_not_at_the_ends_of_a_schedule() -> None:
 
 def test_an_epsilon_that_was_always_too_large_is_told() -> None:
     told = findings(DETECTORS, records({"below_epsilon": one(0.9)}))
-    assert [(f.code, f.layer, f.step) for f in told] == [("adam-epsilon", "block.0", 60)]
+    assert [(f.code, f.layer, f.step) for f in told] == [("adam-epsilon", "block.0", 50)]
     assert "for 90% of the elements" in told[0].message
 
 

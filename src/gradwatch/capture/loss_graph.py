@@ -72,6 +72,8 @@ def _nonnegative(node: Any, facts: _Facts) -> str | None:
     if node is None or facts.nodes > MAX_NODES:
         return None
     kind = _kind(node)
+    if kind == "Neg" and _is_soft_cross_entropy(node, facts):
+        return "cross_entropy"
     if kind in NONNEGATIVE and not (kind == "Pow" and getattr(node, "_saved_exponent", None) != SQUARE):
         return _function(node, kind, facts)
     if kind not in LINEAR:
@@ -81,6 +83,22 @@ def _nonnegative(node: Any, facts: _Facts) -> str | None:
     functions = [_nonnegative(parent, facts) for parent in parents if parent is not None]
     qualifies = bool(functions) and all(functions) and _keeps_sign(node, kind, parents, facts)
     return functions[0] if qualifies else None
+
+
+def _is_soft_cross_entropy(node: Any, facts: _Facts) -> bool:
+    """Whether what is negated is a sum of log-probabilities times targets, as ``cross_entropy`` of soft labels is."""
+    (total, _), *_ = node.next_functions
+    if total is None or _kind(total) != "Sum":
+        return False
+    factor = total.next_functions[0][0]
+    for _ in range(2):  # the targets, and weights of the classes
+        if factor is None or _kind(factor) != "Mul":
+            return False
+        _add(facts.domains, lambda target: ("cross_entropy", target), _saved(factor, "other"))
+        factor = factor.next_functions[0][0]
+        if factor is not None and _kind(factor) == "LogSoftmax":
+            return True
+    return False
 
 
 def _kind(node: Any) -> str:
@@ -154,6 +172,8 @@ def _outside(name: str, low: float, high: float) -> str | None:
         return None
     if name == "nll_loss":
         return "nll_loss is given positive log-probabilities" if high > LOG_SLACK else None
+    if name == "cross_entropy":  # class weights may be above 1
+        return "cross_entropy is given targets below 0" if low < -TARGET_SLACK else None
     return f"{name} is given targets outside of 0 to 1" if low < -TARGET_SLACK or high > 1 + TARGET_SLACK else None
 
 

@@ -91,7 +91,7 @@ def origin_of(tensor: Tensor, owners: Owners) -> Origin | None:
                 shape = _sizes_before(node, tensor)
             ordered = ordered and (kind in RESHAPING or kind in IN_ORDER)
         elif kind.rstrip("123D").removesuffix("WithIndices").rstrip("123D") in KEEPING_ZEROS or _upsamples(kind):
-            exact = False
+            exact = exact and "Max" in kind  # the largest of some values is one of them
             ordered = ordered and kind in IN_ORDER
         else:
             return None

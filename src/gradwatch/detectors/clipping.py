@@ -114,7 +114,7 @@ def _one_layer(state: Norms, seen: Observation, limits: Limits) -> tuple[Norms, 
     norms, layers = _remember(state, seen.rows), seen.layers
     of_layer = np.where(np.isfinite(layers.grad_norm), layers.grad_norm, 0.0)
     total = math.hypot(*of_layer.tolist())
-    if not norms.full or not total > 0 or np.count_nonzero(of_layer) < MIN_LAYERS:
+    if not norms.norm.size or not total > 0 or np.count_nonzero(of_layer) < MIN_LAYERS:
         return norms, None
     clipped, top = norms.share, int(np.argmax(of_layer))
     part = float(of_layer[top]) / total

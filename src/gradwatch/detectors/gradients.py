@@ -22,6 +22,7 @@ FIRST = 5
 GROWTH_ROWS, MIN_ROWS = 64, 8
 FALL_BACK = 0.25
 WITHOUT_LARGEST = 0.75
+RUNS_AWAY = 10.0
 NAMED = 5
 
 
@@ -88,10 +89,18 @@ def _growth(state: Level, limits: Limits) -> float:
         lasts = steps >= MIN_ROWS - 1 and gain >= steps * per_step and fall <= FALL_BACK * gain
         # An outlier at the end is one large step, not many.
         lasts = lasts and gain - largest >= WITHOUT_LARGEST * needed
-        # A norm that rises from a tiny start, while the loss falls, is a network that begins to learn.
-        if lasts and gain > best and float(np.median(losses[start:][-3:])) >= float(losses[start]):
+        if lasts and gain > best and not _learns(losses[start:]):
             best = gain
     return math.exp(best - needed)
+
+
+def _learns(losses: np.ndarray) -> bool:
+    """Whether a loss falls, as it does where the norm rises from a tiny start because the network begins to learn.
+
+    A loss that falls below zero by multiples of what it was is maximised by mistake.
+    """
+    first, last = float(losses[0]), float(np.median(losses[-3:]))
+    return last < first and abs(last) <= RUNS_AWAY * abs(first)
 
 
 def _grown_most(layers: Layers, growth: np.ndarray) -> str | None:

@@ -163,7 +163,8 @@ def _risen(state: Start, limits: Limits) -> Reading | None:
     if state.loss.size < 3 * SMOOTH:
         return None
     smooth = np.median(np.lib.stride_tricks.sliding_window_view(state.loss, SMOOTH), axis=1)
-    start, top = float(smooth[0]), int(np.argmax(smooth))
+    # Before its first step the model is untrained, and a hump may come at once.
+    start, top = min(float(smooth[0]), float(state.loss[0])), int(np.argmax(smooth))
     peak, low = float(smooth[top]), float(smooth[top:].min())
     noise = spread(np.diff(state.loss)) / math.sqrt(2.0)
     came_down = low <= start + 0.1 * (peak - start)

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradwatch.detectors.catalogue import loss as rules
 from gradwatch.detectors.detector import Limits, Reading, Sign, detector, remembering, whole_run
-from gradwatch.detectors.statistics import Recent, finite_median, known, noise_of, spread
+from gradwatch.detectors.statistics import Recent, finite_median, known, noise_of, remember, spread
 from gradwatch.observations import Observation, Validation
 
 # Losses that tell the present level, those that tell how far one may be above it, and how few tell nothing yet.
@@ -23,6 +23,8 @@ SMALLEST = 1e-30
 # Below zero by rounding.
 ROUNDING = -1e-6
 WARNS_ABOVE_START = 2.0
+# Records whose noise is remembered.
+NOISES = 4
 COMES_DOWN = 0.1
 FIFTH = 0.2
 
@@ -73,12 +75,16 @@ def _spike(state: Usual, seen: Observation, limits: Limits) -> tuple[Usual, Read
 
 
 class Course(NamedTuple):
-    """The first and the last losses, the best level so far and when it was reached, steps since counted by step."""
+    """The first and the last losses, the best level so far and its step, and the noise at the last records.
+
+    A loss that runs away has noise that runs away with it, so what counts is the noise of some records ago.
+    """
 
     first: Recent = ()
     last: Recent = ()
     best: float = math.inf
     best_step: int = 0
+    noises: Recent = ()
 
 
 def _followed(state: Course, seen: Observation, improvement: float) -> tuple[Course, float]:
@@ -88,6 +94,7 @@ def _followed(state: Course, seen: Observation, improvement: float) -> tuple[Cou
     state = state._replace(first=(*state.first, *losses)[:LEVEL], last=last)
     if len(last) < LEVEL or not losses:
         return state, math.nan
+    state = state._replace(noises=remember(state.noises, noise_of(last), NOISES))
     now = finite_median(last)
     if now < state.best - improvement * abs(state.best) or math.isinf(state.best):
         state = state._replace(best=now, best_step=seen.step)
@@ -99,7 +106,7 @@ def _divergence(state: Course, seen: Observation, limits: Limits) -> tuple[Cours
     if seen.setting.optimizers > 1 or math.isnan(now):
         return state, None
     start = finite_median(state.first)
-    noise = limits["deviations"] * max(noise_of(state.first), noise_of(state.last))
+    noise = limits["deviations"] * max(noise_of(state.first), state.noises[0])
     gained, floor = start - state.best, SMALLEST_SPREAD * abs(start)
     rise = (now - start) / max(limits["rise"] * abs(start), noise, floor, SMALLEST)
     lost = (now - state.best) / gained if gained > max(FIFTH * abs(start), noise, floor) else 0.0

@@ -68,12 +68,11 @@ def _collapse(state: Scale, seen: Observation, limits: Limits) -> tuple[Scale, R
 
 
 class Stuck(NamedTuple):
-    """The scale, overflows in a row at it, steps in a row at 1 or below, and whether it came there by overflows."""
+    """The scale, overflows in a row at it, and steps in a row at 1 or below."""
 
     scale: float = math.nan
     overflows: int = 0
     low: int = 0
-    fell: bool = False
 
 
 def _stuck(state: Stuck, seen: Observation, limits: Limits) -> tuple[Stuck, Reading | None]:
@@ -83,10 +82,8 @@ def _stuck(state: Stuck, seen: Observation, limits: Limits) -> tuple[Stuck, Read
     most = 0
     for scale, overflow in zip(scales, skipped, strict=True):
         overflows = (state.overflows if scale == state.scale else 0) + 1 if overflow else 0
-        fell = state.fell or overflow or scale > limits["least"]
-        # A scale of 1 from the start, without an overflow, is a choice.
-        low = state.low + 1 if scale <= limits["least"] and fell else 0
-        state, most = Stuck(scale, overflows, low, fell), max(most, overflows)
+        low = state.low + 1 if scale <= limits["least"] else 0
+        state, most = Stuck(scale, overflows, low), max(most, overflows)
 
     def explain() -> Sign:
         evidence = {"scale": state.scale, "overflows": most, "low": state.low}
@@ -243,7 +240,7 @@ def _range(state: Range, seen: Observation, limits: Limits) -> tuple[Range, Read
         return state, None
     skips = _remember(Skips(state.skipped, state.seen), seen.rows)
     outputs = Outputs(state.modules, state.largest, state.step)
-    overflows = float(skips.skipped.sum()) if skips.skipped.size >= FEWEST and skips.seen > state.seen else math.nan
+    overflows = float(skips.skipped.sum()) if skips.skipped.size and skips.seen > state.seen else math.nan
     near = math.nan
     narrow = tuple(o for o in seen.forward.outputs if o.limit <= LARGEST_FP16) if seen.forward is not None else ()
     if narrow:

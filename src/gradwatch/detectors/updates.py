@@ -157,9 +157,13 @@ def _frozen(state: Still, seen: Observation, _limits: Limits) -> tuple[Still, Re
         strength = np.full(len(layers.names), np.nan)
 
     def explain(i: int) -> Sign:
+        if i >= len(layers.names):
+            return Sign({}, message=rules.FROZEN_ORPHAN.format(layer=names[i]))
         return Sign({"grad_norm": float(gradient[i]), "norm": float(norm[i]), "lr": _rate(seen)})
 
-    return Still(np.where(np.isnan(norm), before, norm), largest, peak), Reading(strength, layers.names, explain)
+    names = (*layers.names, *seen.orphans)
+    strength = np.concatenate((strength, np.ones(len(seen.orphans))))
+    return Still(np.where(np.isnan(norm), before, norm), largest, peak), Reading(strength, names, explain)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -75,6 +75,7 @@ class HealthRules:
             rows=rows_of(pending.rows),
             layers=_as_known(layers, skipped=pending.step.skipped),
             without_gradient=_without_gradient(pending),
+            orphans=self._watched.orphans_with_gradient() if group.index == 0 else (),
             bad_batch=_bad_batch(self.batch),
             forward=self.forward,
             loss=self.loss,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gradwatch.capture.buffers import BufferGuard
 from gradwatch.capture.history import History
-from gradwatch.capture.parameters import group_parameters
+from gradwatch.capture.parameters import group_parameters, layer_of
 from gradwatch.capture.state_scan import StateScanner
 from gradwatch.replica.batches import BatchKeeper
 from gradwatch.replica.randomness import RandomTracker
@@ -50,6 +50,16 @@ class Watched:
         self.groups = group_parameters(self.module, self.optimizers, self._granularity)
         self.histories += [History() for _ in self.groups[len(self.histories) :]]
         self.scanner = StateScanner(self.module, self.groups)
+
+    def orphans_with_gradient(self) -> tuple[str, ...]:
+        """Return the layers of trainable parameters that have a gradient and that no optimizer steps."""
+        stepped = {id(parameter) for group in self.groups for parameter in group.parameters}
+        layers = [
+            layer_of(name, self._granularity)
+            for name, parameter in self.module.named_parameters()
+            if parameter.grad is not None and parameter.requires_grad and id(parameter) not in stepped
+        ]
+        return tuple(dict.fromkeys(layers))
 
     def group_of(self, optimizer: Optimizer) -> ParameterGroup:
         """Return the optimizer's group; a new optimizer, or new parameters in a known one, join the table."""

@@ -193,7 +193,7 @@ def warmup_recurrent(seed: int, faulty: bool) -> Training:
 CASES = [
     Case(code="learning-rate-jump", model="MLP", build=jump_perceptron, layer=None, within=80, fault_step=60),
     Case(code="learning-rate-jump", model="CNN", build=jump_convolutional, layer=None, within=74, fault_step=64),
-    Case(code="learning-rate-jump", model="GRU", build=jump_recurrent, layer=None, within=36, fault_step=16),
+    Case(code="learning-rate-jump", model="GRU", build=jump_recurrent, layer=None, within=52, fault_step=32),
     Case(code="learning-rate-restart", model="MLP", build=restart_perceptron, layer=None, within=70, fault_step=50),
     Case(
         code="learning-rate-restart",

@@ -143,6 +143,7 @@ def frozen_recurrent(seed: int, faulty: bool) -> Training:
     """``train()`` is overridden and keeps the BatchNorm in eval mode from the first step."""
     module = Resetting(optimizer=adamw(2e-3))
     module.frozen = faulty
+    module.train()
     return Training(module=module, train=loader(waves(seed), seed), **lasting(100, 5))
 
 

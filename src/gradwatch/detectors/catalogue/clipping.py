@@ -81,6 +81,7 @@ ONE_LAYER = Rule(
         Threshold(name="share", value=0.5, meaning="of the last 200 steps", source="at most steps clipping acts"),
     ),
     records=5,
+    steps=190,
     silent_when="fewer than 4 layers with a gradient, fewer than 200 steps",
     quantity="part of the norm, and of the steps that are clipped, as multiples of the limits",
 )

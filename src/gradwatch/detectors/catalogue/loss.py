@@ -51,9 +51,9 @@ DIVERGENCE = Rule(
     severity="warning",
     meaning="The loss is above that of the untrained model, or all that was gained has been lost.",
     formula="with now = median of the last 20 losses (or of all since the last log step, if more) and start = that of"
-    " the first 20: now - start is at least `rise` times |start| and `deviations` times the noise; or now has come"
-    " back from the best such median to start, where the gain was beyond a fifth of |start| and `deviations` times the"
-    " noise",
+    " the first 20: now - start is at least `rise` times |start| and `deviations` times the noise (at the start, or"
+    " three log steps ago); or now has come back from the best such median to start, where the gain was beyond a fifth"
+    " of |start| and `deviations` times the noise",
     message="The loss has risen to {loss:.4g}; it was {start:.4g} at the start and {best:.4g} at its best.",
     causes=(
         "a learning rate that is too high",

@@ -36,8 +36,7 @@ STUCK = Rule(
     code="loss-scale-stuck",
     severity="warning",
     meaning="The loss scale does not answer to overflows any more.",
-    formula="`overflows` skipped steps in a row at the same scale; or a scale of at most `least` for `low` steps, after"
-    " it was larger or overflowed",
+    formula="`overflows` skipped steps in a row at the same scale; or a scale of at most `least` for `low` steps",
     message="{overflows} steps in a row overflowed at a loss scale of {scale:.3g}, which has not moved.",
     causes=(
         "scaler.update() is not called, or the scaler is not the one that steps",

@@ -111,7 +111,7 @@ EPSILON = Rule(
         ),
     ),
     records=5,
-    steps=50,
+    steps=20,
     silent_when="optimizers without second moments; gradients that fall below eps later, as in a run that converges",
     quantity="smallest share below eps so far / 0.5",
 )
@@ -150,10 +150,12 @@ FROZEN = Rule(
     severity="warning",
     meaning="A layer has a gradient, but its weights do not move.",
     formula="the optimizer step leaves every weight bitwise as it was, and the norm is that of the log step before,"
-    " with a gradient of at least 1e-6 of the largest layer's (rms an element) and 1e-3 of its own largest",
+    " with a gradient of at least 1e-6 of the largest layer's (rms an element) and 1e-3 of its own largest; or no"
+    " optimizer steps the layer, although it needs and gets a gradient",
     message="The weights of {layer} have not changed since step {since}, at a gradient norm of {grad_norm:.3g} and a"
     " learning rate of {lr:.2g}.",
     causes=(
+        "a layer whose parameters no optimizer was given",
         "a parameter group with a learning rate of 0",
         "a step that the loop leaves out, or weights that something writes back",
         "an update that is rounded away",
@@ -165,5 +167,7 @@ FROZEN = Rule(
     silent_when="skipped steps, converged layers; while the rate rises or is under a thousandth of its maximum",
     quantity="1 where no weight has changed",
 )
+
+FROZEN_ORPHAN = "No optimizer steps {layer}, which needs and gets a gradient: its weights do not change."
 
 RULES = (LARGE, SMALL, LOST, EPSILON, GROWTH, FROZEN)
