@@ -17,21 +17,27 @@ if TYPE_CHECKING:
     from gradwatch.observations import LayerInput, Observation
 
 
-def _dead_relu(seen: Observation, limits: Limits) -> Reading | None:
-    def limit(entry: LayerInput) -> float:
-        # As initialised, units of deep layers are off with even odds whatever the input is: few may be mostly off.
-        chance = 0.5 + limits["deviations"] * 0.5 / math.sqrt(entry.units) if entry.units else 0.0
-        return min(1.0, max(limits["share"], chance))
+SMALLEST = 1e-9
 
-    return _largest_share(seen, "dead", {"relu"}, limit)
+
+def _dead_relu(seen: Observation, limits: Limits) -> Reading | None:
+    # As initialised, units of deep layers are off with even odds whatever the input is: few may be mostly off.
+    few = (limits["deviations"] * 0.5 / max(limits["share"] - 0.5, SMALLEST)) ** 2
+
+    def limit(entry: LayerInput) -> float:
+        if entry.units >= few or not entry.units:
+            return limits["share"]
+        return min(1.0, 0.5 + limits["deviations"] * 0.5 / math.sqrt(entry.units))
+
+    return _largest_share(seen, "dead", ("relu",), limit)
 
 
 def _saturated(seen: Observation, limits: Limits) -> Reading | None:
-    return _largest_share(seen, "saturated", {"tanh", "sigmoid"}, lambda _: limits["share"])
+    return _largest_share(seen, "saturated", ("tanh", "sigmoid"), lambda _: limits["share"])
 
 
 def _largest_share(
-    seen: Observation, field: str, activations: set[str], limit: Callable[[LayerInput], float]
+    seen: Observation, field: str, activations: tuple[str, ...], limit: Callable[[LayerInput], float]
 ) -> Reading | None:
     """Return for each layer before an activation the largest share seen: its output may enter several layers."""
     if seen.forward is None:

@@ -13,6 +13,8 @@ from gradwatch.detectors.detector import Limits, Reading, Sign, detector, rememb
 from gradwatch.detectors.statistics import Recent, finite_median, logarithms, moved, remember
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gradwatch.observations import Layers, Observation
 
 MIN_LAYERS = 4
@@ -57,7 +59,7 @@ def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, 
     level = _level(state, now, limits)
     # One window above the usual level may be an odd stretch of data; growth over many steps is its own confirmation.
     strength = max(min(level, state.strength), _growth(after, limits))
-    base = float(np.median(state.recent)) if len(state.recent) >= FIRST else min(after.norms, default=math.nan)
+    base = finite_median(state.recent) if len(state.recent) >= FIRST else min(after.norms, default=math.nan)
 
     def explain(_: int) -> Sign:
         evidence = {"norm": now, "usual": base, "factor": now / base if base > 0 else math.inf}
@@ -69,7 +71,7 @@ def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, 
 def _level(state: Level, now: float, limits: Limits) -> float:
     if len(state.recent) < FIRST:
         return 0.0
-    usual, start = float(np.median(state.recent)), float(np.median(state.first))
+    usual, start = finite_median(state.recent), finite_median(state.first)
     if not (usual > 0 and start > 0):
         return 0.0
     return min(now / (limits["factor"] * usual), now / (limits["start_factor"] * start))
@@ -79,11 +81,13 @@ def _growth(state: Level, limits: Limits) -> float:
     """Return the rise up to the last step by the limit, 0 where it does not hold on or where the loss has fallen."""
     if len(state.norms) < MIN_ROWS:
         return 0.0
-    logs, losses = np.log(state.norms), np.asarray(state.losses)
-    end, needed, per_step = float(logs[-1]), math.log(limits["rise"]), math.log(2.0) / limits["doubling"]
+    if state.norms[-1] < limits["release"] * limits["rise"] * min(state.norms):
+        return 0.0  # nearly always
+    logs, losses = [math.log(norm) for norm in state.norms], state.losses
+    end, needed, per_step = logs[-1], math.log(limits["rise"]), math.log(2.0) / limits["doubling"]
     best, lowest, fall, largest = 0.0, end, 0.0, 0.0
     for start in range(len(logs) - 2, -1, -1):
-        value, after = float(logs[start]), float(logs[start + 1])
+        value, after = logs[start], logs[start + 1]
         fall, lowest, largest = max(fall, value - lowest), min(lowest, value), max(largest, after - value)
         gain, steps = end - value, len(logs) - 1 - start
         lasts = steps >= MIN_ROWS - 1 and gain >= steps * per_step and fall <= FALL_BACK * gain
@@ -94,12 +98,12 @@ def _growth(state: Level, limits: Limits) -> float:
     return math.exp(best - needed)
 
 
-def _learns(losses: np.ndarray) -> bool:
+def _learns(losses: Sequence[float]) -> bool:
     """Whether a loss falls, as it does where the norm rises from a tiny start because the network begins to learn.
 
     A loss that falls below zero by multiples of what it was is maximised by mistake.
     """
-    first, last = float(losses[0]), float(np.median(losses[-3:]))
+    first, last = losses[0], finite_median(losses[-3:])
     return last < first and abs(last) <= RUNS_AWAY * abs(first)
 
 

@@ -67,7 +67,8 @@ def _spike(state: Usual, seen: Observation, limits: Limits) -> tuple[Usual, Read
             "median": median,
             "deviations": (loss - median) / deviation,
         }
-        above_start = loss > WARNS_ABOVE_START * abs(finite_median(first))
+        # Of few samples a batch, even an untrained model has losses far above its median.
+        above_start = loss > WARNS_ABOVE_START * max(map(abs, first))
         return Sign(evidence, severity="warning" if above_start else "info")
 
     after = Usual((*state.recent, *(kept + median).tolist())[-RECENT:], (*state.excess, *kept.tolist())[-USUAL:], first)

@@ -226,34 +226,33 @@ def _overflow(state: Outputs, seen: Observation, limits: Limits) -> tuple[Output
 
 
 class Range(NamedTuple):
-    """What the rules on skipped steps and on activations remember."""
+    """Whether the last steps under a scaler were skipped, how many it has seen, and the largest output last looked at.
+
+    The largest output of a pass that equals that of the one before fills the places of a mask.
+    """
 
     skipped: np.ndarray = np.zeros(0)
     seen: int = 0
-    modules: tuple[str, ...] = ()
-    largest: np.ndarray = np.zeros((0, 0))
-    step: np.ndarray = np.zeros((0, 0))
+    largest: float = math.nan
 
 
 def _range(state: Range, seen: Observation, limits: Limits) -> tuple[Range, Reading | None]:
     if seen.setting.compute != "fp16" or not seen.setting.has_bf16:
         return state, None
     skips = _remember(Skips(state.skipped, state.seen), seen.rows)
-    outputs = Outputs(state.modules, state.largest, state.step)
     overflows = float(skips.skipped.sum()) if skips.skipped.size and skips.seen > state.seen else math.nan
-    near = math.nan
-    narrow = tuple(o for o in seen.forward.outputs if o.limit <= LARGEST_FP16) if seen.forward is not None else ()
-    if narrow:
-        outputs, found = _watched(outputs, narrow, seen.step, {"horizon": 0.0, **limits})
-        near = float(np.fmax.reduce(found.strength))
-    after = Range(skips.skipped, skips.seen, outputs.modules, outputs.largest, outputs.step)
+    outputs = seen.forward.outputs if seen.forward is not None else ()
+    largest = max(
+        (o.largest for o in outputs if o.limit <= LARGEST_FP16 and math.isfinite(o.largest)), default=math.nan
+    )
+    near = math.nan if largest == state.largest else largest / (LARGEST_FP16 * 2.0 ** -limits["bits"])
+    after = Range(skips.skipped, skips.seen, state.largest if math.isnan(largest) else largest)
     # Either may be unknown, not both.
     strength = float(np.fmax(overflows / limits["overflows"], near))
 
     def explain() -> Sign:
         count = 0 if math.isnan(overflows) else int(overflows)
-        largest = max((o.largest for o in narrow if math.isfinite(o.largest)), default=None)
-        return Sign({"overflows": count, "largest": largest})
+        return Sign({"overflows": count, "largest": None if math.isnan(largest) else largest})
 
     return after, whole_run(strength, explain)
 

@@ -12,7 +12,7 @@ SPIKE = Rule(
     meaning="The loss of one step is far outside of what the steps before it had.",
     formula="the loss exceeds the median of the 64 before it by `deviations` times the robust standard deviation of"
     " such excesses, by `factor` - 1 times the median itself, and by `record` times the largest of the last 256"
-    " excesses; info where it stays below twice the loss of the untrained model",
+    " excesses; info where it stays below twice the largest of the first 20 losses",
     message="The loss of step {step} (epoch {epoch}, batch {batch_idx}) was {loss:.4g}, {deviations:.3g} standard"
     " deviations above the median {median:.4g} of the steps before.",
     causes=(
