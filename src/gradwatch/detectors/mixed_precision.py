@@ -166,13 +166,20 @@ def _watched(state: Outputs, outputs: tuple[ModuleOutput, ...], step: int, limit
     limit = np.array([output.limit for output in outputs], dtype=float) * 2.0 ** -limits["bits"]
     # An activation is never twice the same: a value that is fills the places of a mask.
     known = np.isfinite(largest) & (largest > 0) & (largest != state.largest[-1])
-    steps = np.where(known, np.vstack((state.step[1:], np.full(len(names), float(step)))), state.step)
-    history = np.where(known, np.vstack((state.largest[1:], largest)), state.largest)
-    left = _steps_left(history, steps, limit)
-    coming = (left <= limits["horizon"]) & (largest >= FAR * limit)
+    history = _appended(state.largest, largest, known)
+    steps = _appended(state.step, np.full(len(names), float(step)), known)
+    near = largest >= FAR * limit
+    left = _steps_left(history, steps, limit) if near.any() else np.full(len(names), np.inf)
+    coming = (left <= limits["horizon"]) & near
     # How soon is no matter of degree: it opens a finding, and nearness alone updates it.
     strength = np.maximum(coming * 1.0, largest / limit)
     return Outputs(names, history, steps), Near(np.where(known, strength, np.nan), left)
+
+
+def _appended(history: np.ndarray, values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return the history with new values at its end, in the columns where they are known; [passes, modules]."""
+    longer = np.concatenate((history[1:], values[None]))
+    return longer if known.all() else np.where(known, longer, history)
 
 
 def _steps_left(history: np.ndarray, steps: np.ndarray, limit: np.ndarray) -> np.ndarray:

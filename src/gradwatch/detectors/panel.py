@@ -69,7 +69,7 @@ class Panel:
 
     def __init__(self, detectors: Sequence[Detector]) -> None:
         self._detectors = list(detectors)
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[tuple[str, int], Watch] = {}
         self._saved: dict[str, Any] = {}
 
     def observe(self, record: Any) -> list[Finding]:
@@ -89,23 +89,29 @@ class Panel:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is remembered, in plain values that ``torch.load(weights_only=True)`` opens."""
-        return {**self._saved, **{key: watch.state_dict() for key, watch in self._watches.items()}}
+        known = {f"{code}/{optimizer}": watch.state_dict() for (code, optimizer), watch in self._watches.items()}
+        return {**self._saved, **known}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``; a rule that it does not know begins anew."""
         self._saved, self._watches = dict(saved), {}
 
     def _watch(self, detector: Detector, optimizer: int) -> Watch:
-        key = f"{detector.rule.code}/{optimizer}"
-        if key not in self._watches:
-            self._watches[key] = watch = Watch(detector)
-            saved = self._saved.pop(key, None)
-            if saved is not None:
-                try:
-                    watch.load_state_dict(saved)
-                except (TypeError, ValueError, KeyError, AttributeError, IndexError):  # of another version
-                    self._watches[key] = watch = Watch(detector)
-        return self._watches[key]
+        key = (detector.rule.code, optimizer)
+        watch = self._watches.get(key)
+        if watch is None:
+            watch = self._watches[key] = self._begun(detector, f"{detector.rule.code}/{optimizer}")
+        return watch
+
+    def _begun(self, detector: Detector, name: str) -> Watch:
+        """Return a watch that goes on from where the last run has left it."""
+        watch, saved = Watch(detector), self._saved.pop(name, None)
+        if saved is not None:
+            try:
+                watch.load_state_dict(saved)
+            except (TypeError, ValueError, KeyError, AttributeError, IndexError):  # of another version
+                return Watch(detector)
+        return watch
 
 
 def to_plain(value: Any) -> Any:

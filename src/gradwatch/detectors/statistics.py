@@ -26,33 +26,35 @@ def known(values: np.ndarray) -> np.ndarray:
 
 
 def finite_median(values: np.ndarray | Sequence[float]) -> float:
-    """Return the median of what is finite, NaN if nothing is.
-
-    By sorting: for the few hundred numbers of a window that takes a tenth of the time of ``numpy.median``.
-    """
-    finite = sorted(_finite_list(values))
-    middle, odd = divmod(len(finite), 2)
-    if not finite:
-        return math.nan
-    return finite[middle] if odd else 0.5 * finite[middle - 1] + 0.5 * finite[middle]  # the sum may overflow
+    """Return the median of what is finite, NaN if nothing is."""
+    return _median(_finite_list(values))
 
 
 def spread(values: np.ndarray | Sequence[float]) -> float:
     """Return the robust standard deviation, 1.4826 · median |x - median|, of what is finite; NaN if nothing is."""
     finite = _finite_list(values)
-    median = finite_median(finite)
-    return MAD_TO_STD * finite_median([abs(value - median) for value in finite])
+    median = _median(finite)
+    return MAD_TO_STD * _median([abs(value - median) for value in finite])
 
 
 def noise_of(values: np.ndarray | Sequence[float]) -> float:
     """Return the robust standard deviation of a sequence about its own trend: that of its differences by sqrt(2)."""
     finite = _finite_list(values)
-    return MAD_TO_STD / math.sqrt(2.0) * finite_median([abs(b - a) for a, b in pairwise(finite)])
+    return MAD_TO_STD / math.sqrt(2.0) * _median([abs(b - a) for a, b in pairwise(finite)])
+
+
+def _median(finite: list[float]) -> float:
+    """By sorting: for the few hundred numbers of a window that takes a tenth of the time of ``numpy.median``."""
+    if not finite:
+        return math.nan
+    ordered = sorted(finite)
+    middle, odd = divmod(len(ordered), 2)
+    return ordered[middle] if odd else 0.5 * ordered[middle - 1] + 0.5 * ordered[middle]  # the sum may overflow
 
 
 def _finite_list(values: np.ndarray | Sequence[float]) -> list[float]:
     listed = values.tolist() if isinstance(values, np.ndarray) else values
-    return [value for value in listed if math.isfinite(value)]
+    return list(filter(math.isfinite, listed))
 
 
 def remember(recent: Recent, value: float, count: int = WINDOWS) -> Recent:
