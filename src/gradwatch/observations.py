@@ -56,10 +56,10 @@ class Layers(NamedTuple):
     """The layers of one optimizer in the model's order; arrays of shape [layers].
 
     ``elements`` counts parameters; ``is_weight``: one of them has two dimensions or more, so that depth means
-    something. ``grad_norm`` is NaN where there is no gradient, ``grad_norm_max`` the largest over the last rows (64 at
-    most), 0 where there was none. Shares, 0 to 1: ``unchanged`` of the elements with a gradient in narrow weights that
-    the step left as they were; ``below_epsilon`` of Adam's nonzero sqrt(v) under its eps; ``subnormal`` of the nonzero
-    gradient that fp16 holds as subnormal numbers only.
+    something. ``lr`` is the learning rate. ``grad_norm`` is NaN where there is no gradient, ``grad_norm_max`` the
+    largest over the last rows (64 at most), 0 where there was none. Shares, 0 to 1: ``unchanged`` of the elements with
+    a gradient in narrow weights that the step left as they were; ``below_epsilon`` of Adam's nonzero sqrt(v) under its
+    eps; ``subnormal`` of the nonzero gradient that fp16 holds as subnormal numbers only.
     """
 
     names: tuple[str, ...]
@@ -69,6 +69,7 @@ class Layers(NamedTuple):
     grad_norm_max: np.ndarray
     weight_norm: np.ndarray
     update_ratio: np.ndarray
+    lr: np.ndarray
     unchanged: np.ndarray
     below_epsilon: np.ndarray
     subnormal: np.ndarray
@@ -166,8 +167,8 @@ class Observation:
     """Trainable parameters that had no gradient at any of the rows: name, layer."""
     orphans: tuple[str, ...] = ()
     """Layers of trainable parameters that have a gradient and no optimizer."""
-    bad_batch: tuple[tuple[str, int], ...] = ()
-    """Tensors of the batch with NaN or +inf: name, number of such elements."""
+    bad_batch: tuple[tuple[str, int], ...] | None = None
+    """Tensors of the batch with NaN or +inf: name, number of such elements; None where it was not looked at."""
     forward: Forward | None = None
     loss: LossFacts = field(default_factory=LossFacts)
     ranks: Ranks | None = None

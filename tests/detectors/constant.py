@@ -36,13 +36,16 @@ def layers(names: Sequence[str], changes: dict[str, Any]) -> Layers:
     """Alike layers that learn."""
     nan = np.nan
     floats: dict[str, Any] = {"elements": 100.0, "weight_norm": 10.0, "update_ratio": 1e-3}
+    floats |= {"layer_lr": 1e-3}
     floats |= {"layer_grad_norm": 0.1, "unchanged": nan, "below_epsilon": nan, "subnormal": nan}
     floats |= {name: changes.pop(name) for name in list(changes) if name in floats}
     columns = {name: column(value, len(names)) for name, value in floats.items()}
-    grad_norm = columns.pop("layer_grad_norm")
+    grad_norm, rates = columns.pop("layer_grad_norm"), columns.pop("layer_lr")
     largest = column(changes.pop("grad_norm_max", np.nan_to_num(grad_norm).tolist()), len(names))
     is_weight = column(changes.pop("is_weight", 1.0), len(names)).astype(bool)
-    return Layers(names=tuple(names), grad_norm=grad_norm, grad_norm_max=largest, is_weight=is_weight, **columns)
+    return Layers(
+        names=tuple(names), lr=rates, grad_norm=grad_norm, grad_norm_max=largest, is_weight=is_weight, **columns
+    )
 
 
 def observation(step: int = 9, count: int = 10, **changes: Any) -> Observation:

@@ -50,6 +50,7 @@ def layers(step: int, names: Sequence[str] = NAMES, *, seed: int = 0, **changes:
         "grad_norm_max": 1.5 * grad_norm,
         "weight_norm": np.where(norms, 8.0, 4.6) * (1 + 1e-4 * step),
         "update_ratio": 2e-3 * np.exp(0.2 * random.standard_normal(count)),
+        "lr": np.full(count, 1e-3),
         "unchanged": np.full(count, np.nan),
         "below_epsilon": 0.02 * random.random(count),
         "subnormal": np.full(count, np.nan),

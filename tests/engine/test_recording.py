@@ -46,7 +46,7 @@ def pending(group: ParameterGroup, coefficient: float = 1.0) -> PendingRecord:
 
 
 def finished(record: PendingRecord) -> StepRecord:
-    return record.record(HEADER, record.measure())
+    return record.record(HEADER, record.measure(at_start=True))
 
 
 def test_a_record_is_finished_after_the_step() -> None:

@@ -37,7 +37,7 @@ def test_what_a_format_accounts_for(precision: str | None, error: float, cosine:
 
 def test_each_tensor_is_compared_with_its_reference() -> None:
     found = compare([objective(a=1.0, b=1.0)], [objective(a=1.0, b=0.0)])
-    assert found["a"] == (0.0, 1.0, pytest.approx(math.sqrt(2 / 3)))
+    assert tuple(found["a"]) == pytest.approx((0.0, 1.0, math.sqrt(2 / 3)))
     assert found["b"].error == pytest.approx(1.0)
     assert found["b"].cosine == pytest.approx(math.sqrt(0.5))
 

@@ -69,6 +69,14 @@ class ParameterGroup:
             count += len(group["params"])
         return count != len(self.parameters)
 
+    def layer_rates(self) -> np.ndarray:
+        """Return the learning rate of each layer, the largest of its parameters; NaN where none is a number."""
+        rate_of = {id(p): _number(part.get("lr")) for part in self.optimizer.param_groups for p in part["params"]}
+        rates = np.array([rate_of.get(id(parameter), np.nan) for parameter in self.parameters])
+        largest = np.full(len(self.layers), np.nan)
+        np.fmax.at(largest, self.layer_index, rates)
+        return largest
+
     def layer_sums(self, values: np.ndarray) -> np.ndarray:
         """Add per-parameter values (shape [n]) up by layer, shape [layers]."""
         sums: np.ndarray = np.bincount(self.layer_index, weights=values, minlength=len(self.layers))
@@ -135,6 +143,13 @@ def parameter_table(module: nn.Module, groups: Sequence[ParameterGroup], granula
         )
         for name, parameter in module.named_parameters()
     ]
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        return math.nan
 
 
 def _shape_of(parameter: nn.Parameter) -> tuple[int, ...]:

@@ -64,7 +64,14 @@ def two_digits(value: float) -> float:
     return float(f"{value:.2g}")
 
 
+def _never_clips(seen: Observation, state: Norms) -> bool:
+    """Whether there is no limit, and nothing was ever clipped by any other means."""
+    return seen.setting.max_norm is None and not state.norm.size and not (seen.rows.coefficient < CLIPPED).any()
+
+
 def _always(state: Norms, seen: Observation, limits: Limits) -> tuple[Norms, Reading | None]:
+    if _never_clips(seen, state):
+        return state, None
     norms = _remember(state, seen.rows)
     limit = limit_in_force(seen, norms)
     if not norms.full or not limit > 0 or not _known(seen.rows)[0].size:
@@ -95,8 +102,10 @@ class Unclipped(NamedTuple):
 
 def _never(state: Unclipped, seen: Observation, limits: Limits) -> tuple[Unclipped, Reading | None]:
     limit = seen.setting.max_norm
+    if limit is None:
+        return state, None
     norm, coefficient = _known(seen.rows)
-    if limit is None or not norm.size:
+    if not norm.size:
         return state, None
     near = np.flatnonzero((coefficient < CLIPPED) | (norm >= limits["below"] * limit))
     if near.size:
@@ -111,6 +120,8 @@ def _never(state: Unclipped, seen: Observation, limits: Limits) -> tuple[Unclipp
 
 
 def _one_layer(state: Norms, seen: Observation, limits: Limits) -> tuple[Norms, Reading | None]:
+    if _never_clips(seen, state):
+        return state, None
     norms, layers = _remember(state, seen.rows), seen.layers
     of_layer = np.where(np.isfinite(layers.grad_norm), layers.grad_norm, 0.0)
     total = math.hypot(*of_layer.tolist())

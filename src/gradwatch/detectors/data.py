@@ -26,13 +26,27 @@ def _unnormalised(seen: Observation, limits: Limits) -> Reading | None:
     return _of_data(seen, lambda entry: math.hypot(entry.mean, entry.std) / limits["rms"])
 
 
-def _constant(seen: Observation, _limits: Limits) -> Reading | None:
+class Values(NamedTuple):
+    """The constants that entered layers when last seen: layer, value."""
+
+    known: tuple[tuple[str, float], ...] = ()
+
+
+def _constant(state: Values, seen: Observation, _limits: Limits) -> tuple[Values, Reading | None]:
+    before = dict(state.known)
+
     def strength(entry: LayerInput) -> float:
         if not (math.isfinite(entry.std) and math.isfinite(entry.mean)):
             return math.nan
-        return float(entry.std <= ROUNDING * abs(entry.mean))
+        if entry.std > ROUNDING * abs(entry.mean):
+            return 0.0
+        # A condition drawn anew for each batch is constant within it, and tells something all the same.
+        value = before.setdefault(entry.layer, entry.mean)
+        before[entry.layer] = entry.mean
+        return float(abs(entry.mean - value) <= ROUNDING * abs(value))
 
-    return _of_data(seen, strength)
+    reading = _of_data(seen, strength)
+    return Values(tuple(before.items())), reading
 
 
 def _of_data(seen: Observation, strength: Callable[[LayerInput], float]) -> Reading | None:
@@ -53,9 +67,10 @@ def _of_data(seen: Observation, strength: Callable[[LayerInput], float]) -> Read
     return Reading(np.where(np.isfinite(strengths), strengths, np.nan), [entry.layer for entry in entries], explain)
 
 
-def _nonfinite(seen: Observation, _limits: Limits) -> Reading:
-    rows = seen.rows
-    bad = seen.bad_batch
+def _nonfinite(seen: Observation, _limits: Limits) -> Reading | None:
+    rows, bad = seen.rows, seen.bad_batch
+    if bad is None:
+        return None
     survived = bool(rows.loss.size) and math.isfinite(rows.loss[-1]) and math.isfinite(rows.grad_norm[-1])
 
     def explain() -> Sign:
@@ -104,7 +119,7 @@ def _small_batch(state: Sizes, seen: Observation, limits: Limits) -> tuple[Sizes
 
 DETECTORS = (
     detector(rules.UNNORMALISED, _unnormalised),
-    detector(rules.CONSTANT, _constant),
+    remembering(rules.CONSTANT, Values, _constant),
     detector(rules.NONFINITE, _nonfinite),
     detector(rules.TARGET_DOMAIN, _target_domain),
     remembering(rules.SMALL_BATCH, Sizes, _small_batch),

@@ -43,15 +43,16 @@ class Level(NamedTuple):
 
 
 def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, Reading | None]:
-    rows, now = seen.rows, finite_median(seen.rows.grad_norm)
-    complete = np.isfinite(rows.grad_norm) & np.isfinite(rows.loss) & (rows.grad_norm > 0)
+    pairs = zip(seen.rows.grad_norm.tolist(), seen.rows.loss.tolist(), strict=True)
+    complete = [pair for pair in pairs if 0 < pair[0] < math.inf and math.isfinite(pair[1])]
+    now = finite_median(seen.rows.grad_norm)
     logs = logarithms(seen.layers.grad_norm)
     usual = state.usual if state.usual.size else logs
     after = Level(
         first=state.first if len(state.first) >= FIRST else remember(state.first, now, FIRST),
         recent=remember(state.recent, now),
-        norms=(*state.norms, *rows.grad_norm[complete].tolist())[-GROWTH_ROWS:],
-        losses=(*state.losses, *rows.loss[complete].tolist())[-GROWTH_ROWS:],
+        norms=(*state.norms, *(norm for norm, _ in complete))[-GROWTH_ROWS:],
+        losses=(*state.losses, *(loss for _, loss in complete))[-GROWTH_ROWS:],
         usual=moved(usual, logs, rate=0.2, largest=1.0),
     )
     if math.isnan(now):

@@ -24,13 +24,14 @@ NOISE = 4.0
 class Rates(NamedTuple):
     """The last rate of each parameter group and the largest so far, shape [groups]; the epoch of the last rate.
 
-    ``before`` and ``since`` are the rate before a jump that still holds, and its step; NaN while none does.
+    ``before``, ``after`` and ``since`` are the rates around a jump that still holds, and its step; NaN while none does.
     """
 
     last: np.ndarray = np.zeros(0)
     highest: np.ndarray = np.zeros(0)
     epoch: float = math.nan
     before: float = math.nan
+    after: float = math.nan
     since: float = math.nan
 
 
@@ -72,6 +73,8 @@ def _jump(state: Rates, seen: Observation, limits: Limits) -> tuple[Rates, Readi
     after, changes = _changes(state, seen.rows)
     if not changes.now.size:
         return state, None
+    if math.isnan(state.before) and not (changes.now > changes.before).any():
+        return after, whole_run(0.0, lambda: Sign({}))  # nearly always
     factors = _factors(changes)
     factors[changes.step <= limits["start"]] = 0.0
     # A warm-up by epochs jumps when the first one ends, and never again.
@@ -79,17 +82,19 @@ def _jump(state: Rates, seen: Observation, limits: Limits) -> tuple[Rates, Readi
     new = (factors >= limits["factor"]) & (changes.now > SAME * changes.highest)
     if new.any() and not math.isfinite(state.before):
         row, group = np.argwhere(new)[0].tolist()
-        after = after._replace(before=float(changes.before[row, group]), since=float(changes.step[row]))
+        around = float(changes.before[row, group]), float(changes.now[row, group])
+        after = after._replace(before=around[0], after=around[1], since=float(changes.step[row]))
     if not math.isfinite(after.before):
         return after, whole_run(0.0, lambda: Sign({}))
-    now, before, since = float(changes.now[-1].max()), after.before, after.since
-    strength = now / (limits["factor"] * before)
+    before, now, since = after.before, after.after, after.since
 
     def explain() -> Sign:
         return Sign({"before": before, "now": now, "factor": now / before, "jump_step": int(since)})
 
+    # No stronger than 1: that the rate goes on rising is no news.
+    strength = min(float(changes.now[-1].max()) / (limits["factor"] * before), 1.0)
     if strength < limits["release"]:
-        after = after._replace(before=math.nan, since=math.nan)
+        after = after._replace(before=math.nan, after=math.nan, since=math.nan)
     return after, whole_run(strength, explain)
 
 
@@ -97,6 +102,8 @@ def _restart(state: Rates, seen: Observation, limits: Limits) -> tuple[Rates, Re
     after, changes = _changes(state, seen.rows)
     if not changes.now.size:
         return state, None
+    if not (changes.now > changes.before).any():
+        return after, whole_run(0.0, lambda: Sign({}))  # nearly always
     from_zero = (changes.before == 0) & (changes.now > 0) & (changes.highest > 0)
     factors = np.where(from_zero, limits["factor"], _factors(changes))
     factors[changes.now > SAME * changes.highest] = 0.0

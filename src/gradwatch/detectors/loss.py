@@ -109,9 +109,11 @@ def _divergence(state: Course, seen: Observation, limits: Limits) -> tuple[Cours
     start = finite_median(state.first)
     noise = limits["deviations"] * max(noise_of(state.first), state.noises[0])
     gained, floor = start - state.best, SMALLEST_SPREAD * abs(start)
+    if start < 0 and now < limits["rise"] * abs(start):
+        return state, whole_run(0.0, lambda: Sign({}))  # a surrogate, as that of a policy gradient, may end near 0
     rise = (now - start) / max(limits["rise"] * abs(start), noise, floor, SMALLEST)
     lost = (now - state.best) / gained if gained > max(FIFTH * abs(start), noise, floor) else 0.0
-    return state, whole_run(max(rise, lost), lambda: Sign({"loss": now, "start": start, "best": state.best}))
+    return state, whole_run(max(rise, lost), lambda: Sign({"loss": now, "start": state.first[0], "best": state.best}))
 
 
 def _plateau(state: Course, seen: Observation, limits: Limits) -> tuple[Course, Reading | None]:

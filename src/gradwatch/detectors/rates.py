@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,17 +27,29 @@ def highest_rate(rows: Rows) -> np.ndarray:
     return highest
 
 
-def peak_rate(peak: float, rows: Rows) -> float:
-    """Return the largest rate so far; NaN while none is known."""
-    return float(np.fmax(peak, np.max(highest_rate(rows), initial=-math.inf))) if rows.lr.size else peak
+class Schedule(NamedTuple):
+    """The largest learning rate so far and the last one, NaN while none is known; ``rises``: since the last record."""
+
+    peak: float = math.nan
+    last: float = math.nan
+    rises: bool = False
 
 
-def at_work(seen: Observation, peak: float) -> bool:
+def followed(schedule: Schedule, rows: Rows) -> Schedule:
+    """Return the schedule after these rows."""
+    rates = highest_rate(rows)
+    if not rates.size:
+        return schedule
+    before = rates[0] if math.isnan(schedule.last) else schedule.last
+    now, peak = float(rates[-1]), float(np.fmax(schedule.peak, rates.max()))
+    return Schedule(peak, now, rises=bool(now > before * (1 + 1e-6)))
+
+
+def at_work(seen: Observation, schedule: Schedule) -> bool:
     """Whether the step of this record was meant to move weights as far as the rate can.
 
     Not so where it was skipped, while the rate rises (warm-up) and where it has all but run out.
     """
-    rows, rates = seen.rows, highest_rate(seen.rows)
-    if not rates.size or bool(rows.skipped[-1]):
+    if not seen.rows.skipped.size or bool(seen.rows.skipped[-1]):
         return False
-    return bool(rates[-1] > 0 and rates[-1] <= rates[0] * (1 + 1e-6) and not rates[-1] < ENDING * peak)
+    return schedule.last > 0 and not schedule.rises and not schedule.last < ENDING * schedule.peak

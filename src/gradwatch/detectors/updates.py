@@ -9,7 +9,7 @@ import numpy as np
 
 from gradwatch.detectors.catalogue import updates as rules
 from gradwatch.detectors.detector import Limits, Reading, Sign, detector, ratio, remembering
-from gradwatch.detectors.rates import at_work, peak_rate
+from gradwatch.detectors.rates import Schedule, at_work, followed
 
 if TYPE_CHECKING:
     from gradwatch.observations import Layers, Observation
@@ -21,6 +21,8 @@ ROUND_OFF = 1e-6
 # Below this part of its own largest gradient a layer has converged.
 CONVERGED = 1e-3
 HISTORY = 10
+# They end by themselves at the minimum, however often they are called.
+CONVERGING = frozenset({"LBFGS"})
 
 
 def usual_norm(elements: np.ndarray) -> np.ndarray:
@@ -51,45 +53,39 @@ def _large(seen: Observation, limits: Limits) -> Reading:
 
 
 class Least(NamedTuple):
-    """The largest update ratio of each layer so far, and the largest learning rate."""
+    """The largest update ratio of each layer so far, and the schedule."""
 
     largest: np.ndarray = np.zeros(0)
-    peak: float = math.nan
+    schedule: Schedule = Schedule()
 
 
 def _small(state: Least, seen: Observation, limits: Limits) -> tuple[Least, Reading]:
     layers, ratios = seen.layers, _finite(seen.layers.update_ratio)
-    peak = peak_rate(state.peak, seen.rows)
+    schedule = followed(state.schedule, seen.rows)
     largest = np.fmax(state.largest, ratios) if state.largest.size else ratios
     with np.errstate(divide="ignore"):
         strength = limits["ratio"] / largest
     # What is exactly 0 is for frozen-weights to tell. What has moved once is told apart from the rest by its past.
     known = np.isfinite(ratios) & (largest > 0) & with_gradient(layers)
-    if not at_work(seen, peak):
+    if not at_work(seen, schedule):
         known &= strength < 1.0
 
     def explain(i: int) -> Sign:
         return Sign({"ratio": float(largest[i]), "grad_norm": float(layers.grad_norm[i]), "lr": _rate(seen)})
 
-    return Least(largest, peak), Reading(np.where(known, strength, np.nan), layers.names, explain)
+    return Least(largest, schedule), Reading(np.where(known, strength, np.nan), layers.names, explain)
 
 
-class Peak(NamedTuple):
-    """The largest learning rate so far."""
-
-    rate: float = math.nan
-
-
-def _lost(state: Peak, seen: Observation, limits: Limits) -> tuple[Peak, Reading | None]:
-    layers, peak = seen.layers, peak_rate(state.rate, seen.rows)
-    if not at_work(seen, peak):
-        return Peak(peak), None
+def _lost(state: Schedule, seen: Observation, limits: Limits) -> tuple[Schedule, Reading | None]:
+    layers, schedule = seen.layers, followed(state, seen.rows)
+    if not at_work(seen, schedule):
+        return schedule, None
     strength = ratio(_finite(layers.unchanged), limits["share"])
 
     def explain(i: int) -> Sign:
         return Sign({"share": float(layers.unchanged[i]), "ratio": float(layers.update_ratio[i]), "lr": _rate(seen)})
 
-    return Peak(peak), Reading(strength, layers.names, explain)
+    return schedule, Reading(strength, layers.names, explain)
 
 
 class Fewest(NamedTuple):
@@ -129,21 +125,22 @@ def _growth(state: Growth, seen: Observation, limits: Limits) -> tuple[Growth, R
     recent = np.where(np.isnan(now), before, np.vstack((before[1:], now)))
 
     def explain(i: int) -> Sign:
-        return Sign({"norm": float(now[i]), "start": float(start[i]), "factor": float(now[i] / base[i])})
+        factor = float(now[i] / start[i]) if start[i] > 0 else math.inf
+        return Sign({"norm": float(now[i]), "start": float(start[i]), "factor": factor})
 
     return Growth(start, recent), Reading(strength, layers.names, explain)
 
 
 class Still(NamedTuple):
-    """Of each layer the weight norm at the record before, and the largest gradient norm so far."""
+    """Of each layer the weight norm at the record before, and the largest gradient norm so far; the schedule."""
 
     norm: np.ndarray = np.zeros(0)
     gradient: np.ndarray = np.zeros(0)
-    peak: float = math.nan
+    schedule: Schedule = Schedule()
 
 
 def _frozen(state: Still, seen: Observation, _limits: Limits) -> tuple[Still, Reading]:
-    layers, peak = seen.layers, peak_rate(state.peak, seen.rows)
+    layers, schedule = seen.layers, followed(state.schedule, seen.rows)
     norm, gradient = _finite(layers.weight_norm), _finite(layers.grad_norm)
     before = state.norm if state.norm.size else norm
     largest = np.fmax(state.gradient, gradient) if state.gradient.size else gradient
@@ -151,19 +148,20 @@ def _frozen(state: Still, seen: Observation, _limits: Limits) -> tuple[Still, Re
     known = np.isfinite(layers.update_ratio) & np.isfinite(norm)
     # A step may have moved nothing because there was nothing to move by; one that did move is known in any case.
     rounded = np.isfinite(layers.unchanged) & ~layers.is_weight  # lost-update speaks of it
-    moving = with_gradient(layers) & (gradient > CONVERGED * largest) & ~rounded & at_work(seen, peak)
+    moving = with_gradient(layers) & (gradient > CONVERGED * largest) & ~rounded & at_work(seen, schedule)
     strength = np.where(known & (moving | ~still), still * 1.0, np.nan)
-    if seen.rows.skipped[-1:].any():
+    if seen.rows.skipped[-1:].any() or seen.setting.optimizer in CONVERGING:
         strength = np.full(len(layers.names), np.nan)
 
     def explain(i: int) -> Sign:
         if i >= len(layers.names):
             return Sign({}, message=rules.FROZEN_ORPHAN.format(layer=names[i]))
-        return Sign({"grad_norm": float(gradient[i]), "norm": float(norm[i]), "lr": _rate(seen)})
+        evidence = {"grad_norm": float(gradient[i]), "norm": float(norm[i]), "lr": float(layers.lr[i])}
+        return Sign(evidence, severity="info" if layers.lr[i] == 0 else None)
 
     names = (*layers.names, *seen.orphans)
     strength = np.concatenate((strength, np.ones(len(seen.orphans))))
-    return Still(np.where(np.isnan(norm), before, norm), largest, peak), Reading(strength, names, explain)
+    return Still(np.where(np.isnan(norm), before, norm), largest, schedule), Reading(strength, names, explain)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -179,7 +177,7 @@ def _rate(seen: Observation) -> float:
 DETECTORS = (
     detector(rules.LARGE, _large),
     remembering(rules.SMALL, Least, _small, by_layer=("largest",)),
-    remembering(rules.LOST, Peak, _lost),
+    remembering(rules.LOST, Schedule, _lost),
     remembering(rules.EPSILON, Fewest, _epsilon, by_layer=("share",)),
     remembering(rules.GROWTH, Growth, _growth, by_layer=("start", "recent")),
     remembering(rules.FROZEN, Still, _frozen, by_layer=("norm", "gradient")),

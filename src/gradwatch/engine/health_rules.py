@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gradwatch.capture.batch import bad_tensors
 from gradwatch.capture.gradients import host_norms
 from gradwatch.detectors.panel import Panel
 from gradwatch.detectors.selection import select
 from gradwatch.engine.recording import spread
-from gradwatch.observations import FirstForward, Layers, LossFacts, Observation, Ranks, Rows, Setting, Validation
+from gradwatch.observations import FirstForward, Layers, Observation, Ranks, Rows, Setting, Validation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,11 +19,12 @@ if TYPE_CHECKING:
     from gradwatch.capture.gradients import Gradients
     from gradwatch.capture.history import StepRow
     from gradwatch.capture.parameters import ParameterGroup
+    from gradwatch.engine.closer_look import CloserLook
     from gradwatch.engine.context import RunContext
     from gradwatch.engine.recording import PendingRecord
     from gradwatch.engine.reporter import Reporter
     from gradwatch.engine.watched import Watched
-    from gradwatch.observations import Format, Forward
+    from gradwatch.observations import Format
 
 _FORMATS: dict[torch.dtype, Format] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
@@ -34,18 +34,17 @@ class HealthRules:
 
     Args:
         detectors: the user's choice, as in ``NumericalHealthMonitor``.
-        saved: the rules' memory from the run that this one resumes.
+        context: the loop's setting.
+        watched: whose steps are read.
+        look: what was seen of a batch beside its norms.
+        reporter: takes the findings.
     """
 
     def __init__(
-        self, detectors: Any, context: RunContext, watched: Watched, reporter: Reporter, saved: Mapping[str, Any]
+        self, detectors: Any, context: RunContext, watched: Watched, look: CloserLook, reporter: Reporter
     ) -> None:
         self._panel = Panel(select(detectors))
-        self._panel.load_state_dict(saved)
-        self._context, self._watched, self._reporter = context, watched, reporter
-        self.batch: object = None
-        self.forward: Forward | None = None
-        self.loss = LossFacts()
+        self._context, self._watched, self._look, self._reporter = context, watched, look, reporter
         self.max_norm: float | None = None
         self._ranks: dict[int, Ranks] = {}
 
@@ -76,20 +75,18 @@ class HealthRules:
             layers=_as_known(layers, skipped=pending.step.skipped),
             without_gradient=_without_gradient(pending),
             orphans=self._watched.orphans_with_gradient() if group.index == 0 else (),
-            bad_batch=_bad_batch(self.batch),
-            forward=self.forward,
-            loss=self.loss,
+            bad_batch=self._look.bad_batch(),
+            forward=self._look.forward(),
+            loss=self._look.loss,
             ranks=self._ranks.pop(group.index, None),
         )
         self.read(observation)
 
-    def end_batch(self) -> None:
-        """Let go of what was seen of a batch."""
-        self.batch, self.forward, self.loss = None, None, LossFacts()
-
-    def read_first(self, forward: Forward, header: dict[str, Any]) -> None:
+    def read_first(self, header: dict[str, Any]) -> None:
         """Show the rules the very first forward pass: weights as they were initialised."""
-        self.read(FirstForward(**header, forward=forward))
+        forward = self._look.forward()
+        if forward is not None:
+            self.read(FirstForward(**header, forward=forward))
 
     def read_validation(self, losses: Mapping[str, float], header: dict[str, Any]) -> None:
         """Show the rules the losses of a validation, by name."""
@@ -100,9 +97,18 @@ class HealthRules:
         """Whether the step computes in float16."""
         return self._compute(group) == "fp16"
 
+    @property
+    def at_start(self) -> bool:
+        """Whether what only matters at the start of a run is still to be measured."""
+        return self._look.early
+
     def state_dict(self) -> dict[str, Any]:
         """Return the rules' memory as plain values."""
         return self._panel.state_dict()
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue from the memory of the run that this one resumes."""
+        self._panel.load_state_dict(saved)
 
     def _setting(self, group: ParameterGroup) -> Setting:
         device = group.parameters[0].device if group.parameters else torch.device("cpu")
@@ -130,7 +136,6 @@ def rows_of(rows: Sequence[StepRow]) -> Rows:
     """Return the steps as columns; what is not known, or not finite, is NaN."""
     columns = list(zip(*rows, strict=True)) or [()] * 10
     step, epoch, batch, loss, norm, coefficient, lr, scale, size, skipped = columns
-    groups = max((len(rates) for rates in lr), default=0)
     return Rows(
         step=np.array(step, dtype=np.int64),
         epoch=np.array(epoch, dtype=np.int64),
@@ -141,8 +146,16 @@ def rows_of(rows: Sequence[StepRow]) -> Rows:
         loss_scale=_floats(scale),
         batch_size=_floats(size),
         skipped=np.array(skipped, dtype=bool),
-        lr=np.array([_floats([*rates, *[None] * (groups - len(rates))]) for rates in lr]).reshape(len(rows), groups),
+        lr=_rates(lr),
     )
+
+
+def _rates(rows: Sequence[tuple[Any, ...]]) -> np.ndarray:
+    """Return the rates, shape [rows, groups]; NaN for the groups that were not there yet."""
+    groups = max(map(len, rows), default=0)
+    if all(len(rates) == groups for rates in rows):
+        return _floats([rate for rates in rows for rate in rates]).reshape(len(rows), groups)
+    return np.array([_floats([*rates, *[None] * (groups - len(rates))]) for rates in rows])
 
 
 def _floats(values: Sequence[Any]) -> np.ndarray:
@@ -186,8 +199,3 @@ def _without_gradient(pending: PendingRecord) -> tuple[tuple[str, str], ...]:
     return tuple(
         (group.names[i], group.layers[group.layer_index[i]]) for i in missing if group.parameters[i].requires_grad
     )
-
-
-def _bad_batch(batch: object) -> tuple[tuple[str, int], ...]:
-    bad = [(tensor.name, tensor.nan + tensor.posinf) for tensor in bad_tensors(batch)]
-    return tuple((name, count) for name, count in bad if count)

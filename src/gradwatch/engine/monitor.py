@@ -10,9 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from gradwatch.capture.batch import batch_size_of
-from gradwatch.capture.forward import ForwardWatch
 from gradwatch.capture.gradients import Gradients, read_gradients, total_on_device
-from gradwatch.capture.loss_graph import loss_facts
 from gradwatch.capture.parameters import has_lazy_parameters
 from gradwatch.capture.rollback import Rollback, evaluates_again
 from gradwatch.capture.scaling import ScaleTrend, scale_of, unscales_itself, will_skip
@@ -20,6 +18,7 @@ from gradwatch.capture.window import StepWindow
 from gradwatch.detectors.huge_gradient import huge_gradient
 from gradwatch.diagnosis.anomaly import AnomalyMode
 from gradwatch.engine.clip_rule import resolve_clip_rule
+from gradwatch.engine.closer_look import CloserLook
 from gradwatch.engine.context import RunContext
 from gradwatch.engine.counters import Counters
 from gradwatch.engine.gradient_checks import GradientChecks
@@ -56,7 +55,8 @@ class HealthMonitor:
 
     Call ``start`` once; for each batch ``begin_batch``, ``observe_loss`` before each backward, ``before_step`` when
     the gradients are final (not yet clipped), ``after_step`` after the optimizer has acted, and ``end_batch``; at the
-    end ``end``. The arguments are those of ``NumericalHealthMonitor``.
+    end ``end``. The arguments are those of ``NumericalHealthMonitor``. ``is_log_step``: this batch's step is
+    written down.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -64,7 +64,7 @@ class HealthMonitor:
         self.counters = Counters()
         self.run_id = uuid.uuid4().hex
         self.resumed_from: str | None = None
-        self.active = self._started = self._loaded = False
+        self.active = self._started = self._loaded = self.is_log_step = False
         self._anomaly = AnomalyMode()
         self._told = self.counters.trouble
         self._memory: dict[str, Any] = {}
@@ -107,7 +107,7 @@ class HealthMonitor:
         self._rollbacks: dict[int, Rollback] = {}
         self._loss_scale: float | None = None
         self._scale_trend = ScaleTrend()
-        self._scan_due = self._announced = self._sampled = False
+        self._scan_due = self._announced = self.is_log_step = False
         self._steps_in_batch = 0
         self._reporter = Reporter(
             context,
@@ -115,9 +115,10 @@ class HealthMonitor:
             max_incident_bytes=self.settings.max_incident_bytes,
         )
         self._responder = Responder(self.settings, context, self._watched, self._reporter, self.counters, self._anomaly)
-        self._rules = HealthRules(self.settings.detectors, context, self._watched, self._reporter, self._memory)
+        self._look = CloserLook(self.settings.granularity)
+        self._rules = HealthRules(self.settings.detectors, context, self._watched, self._look, self._reporter)
+        self._rules.load_state_dict(self._memory)
         self._recorder = Recorder(self._watched, self.counters, self._reporter, self._rules, self._header)
-        self._forward = ForwardWatch(self.settings.granularity)
         self._checks = GradientChecks(self.settings, context, self._watched, self._reporter, self._rules.read)
         self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
         self._rules.max_norm = self.clip_rule.max_norm
@@ -131,7 +132,7 @@ class HealthMonitor:
         if not self.active:
             return
         self.active = False
-        self._forward.end()
+        self._look.end_batch()
         try:
             self._recorder.flush()
         finally:  # after a device error nothing can be measured any more, but the end can still be written
@@ -164,6 +165,7 @@ class HealthMonitor:
             raise RuntimeError("begin_batch: the monitor is not watching; call start(module, optimizers) first")
         done = self.counters.steps if step is None else step
         self._position = Position(done, epoch, batch_idx, done if log_step is None else log_step)
+        self.is_log_step = self._every > 0 and (self._position.log_step + 1) % self._every == 0
         new_window = self._window.starts_anew
         self._steps_in_batch = 0
         self._stepped_well = False
@@ -173,8 +175,8 @@ class HealthMonitor:
         self._window.begin(self._position, watched.batches.keep(batch), watched.random.before_batch(), attributes)
         self._anomaly.begin_batch()
         self._watched.buffers.before_batch(new_window=new_window)
-        if new_window and (self.is_log_step or not self._sampled):
-            self._forward.begin(watched.module)
+        if new_window and (self.is_log_step or self._look.is_first):
+            self._look.begin(watched.module, batch, log=self.is_log_step)
 
     def observe_loss(self, loss: Tensor, *, factor: float = 1.0) -> None:
         """Keep the loss that is about to be backpropagated, on its device.
@@ -188,9 +190,8 @@ class HealthMonitor:
         """
         if not (self.active and self._window.micro_batches):
             raise RuntimeError("observe_loss: no batch has begun; call begin_batch(batch, batch_idx) for each")
-        self._forward.end()
-        if self.is_log_step:
-            self._rules.batch, self._rules.loss = self._window.micro_batches[-1].batch, loss_facts(loss)
+        if self._look.is_on:
+            self._look.see_loss(loss)
         value = loss.detach() if loss.numel() == 1 else loss.detach().mean()
         if self._context.scaler is not None:
             value = value / scale_of(self._context.scaler, value.device)
@@ -265,9 +266,9 @@ class HealthMonitor:
         self._anomaly.end_batch()
         self._watched.batches.check()
         self._watched.random.after_batch()
-        self._forward.end()
         self._recorder.flush()
-        self._rules.end_batch()
+        if self._look.is_on or self._look.is_first:
+            self._look.end_batch()
         if self._window.waits_for_step:
             self._window.flag_gradients([total_on_device(group) for group in self._watched.groups])
         else:
@@ -305,11 +306,6 @@ class HealthMonitor:
         """Show the health rules what a validation has measured: losses by name."""
         if self.active:
             self._rules.read_validation(losses, self._header())
-
-    @property
-    def is_log_step(self) -> bool:
-        """Whether the step of the present batch is written down."""
-        return self._every > 0 and (self._position.log_step + 1) % self._every == 0
 
     # -- what others may ask ------------------------------------------------------------------------------------
 
@@ -447,30 +443,19 @@ class HealthMonitor:
         again: bool = False,
     ) -> None:
         """Add the step to counters and history, and begin its record on a log step; ``again``: as a bad one now."""
-        batch = self._window.micro_batches[-1].batch
-        self._show_forward()
+        if self._look.is_first:
+            self._rules.read_first(self._header())
         step = TakenStep(
-            position=self._position,
-            group=group,
-            gradients=gradients,
-            coefficient=coefficient,
-            loss_scale=self._loss_scale,
-            batch_size=batch_size_of(batch),
-            nonfinite=not gradients.finite or bool(self._window.bad_losses),
-            skipped=skipped,
+            self._position,
+            group,
+            gradients,
+            coefficient,
+            self._loss_scale,
+            batch_size_of(self._window.micro_batches[-1].batch),
+            not gradients.finite or bool(self._window.bad_losses),
+            skipped,
         )
         self._recorder.remember(step, max_norm=self.clip_rule.max_norm, log=self.is_log_step, again=again)
-
-    def _show_forward(self) -> None:
-        """Hand a sampled forward pass to the rules: that of a log step, and the very first."""
-        forward = self._forward.take() if self.is_log_step or not self._sampled else None
-        if forward is None:
-            return
-        if not self._sampled:
-            self._sampled = True
-            self._rules.read_first(forward, self._header())
-        if self.is_log_step:
-            self._rules.forward = forward
 
     def _announce(self) -> None:
         """Write ``run_start`` and take what is non-finite now as given."""

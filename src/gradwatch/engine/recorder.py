@@ -85,7 +85,7 @@ class Recorder:
         """Write the record of an optimizer that has acted."""
         pending = self._pending.pop(optimizer)
         header = self._header(pending.step.position)
-        layers = pending.measure()
+        layers = pending.measure(at_start=self._rules.at_start)
         self._reporter.write(pending.record(header, layers))
         self._rules.read_step(pending, layers, header)
 

@@ -74,10 +74,13 @@ class PendingRecord:
     largest: np.ndarray
     subnormal: np.ndarray
 
-    def measure(self) -> Layers:
-        """Return what the step was to each layer, now that its optimizer has acted."""
+    def measure(self, *, at_start: bool) -> Layers:
+        """Return what the step was to each layer, now that its optimizer has acted.
+
+        ``at_start``: at the first log steps, optimizer state is looked at as well.
+        """
         group, gradients = self.step.group, self.step.gradients
-        with_gradient = group.layer_sums(np.isin(group.positions, gradients.positions).astype(float)) > 0
+        with_gradient = np.bincount(group.layer_index[gradients.positions], minlength=len(group.layers)) > 0
         updates = layer_updates(group, self.weights)
         return Layers(
             names=tuple(group.layers),
@@ -87,8 +90,9 @@ class PendingRecord:
             grad_norm_max=group.layer_norms(self.largest),
             weight_norm=group.layer_norms(self.weights.norms),
             update_ratio=updates.ratios,
+            lr=group.layer_rates(),
             unchanged=updates.unchanged,
-            below_epsilon=below_epsilon(group),
+            below_epsilon=below_epsilon(group) if at_start else np.full(len(group.layers), np.nan),
             subnormal=self.subnormal,
         )
 
@@ -120,7 +124,7 @@ class PendingRecord:
 
     def _layer_norms(self, layers: Layers) -> dict[str, LayerNorms]:
         group, gradients = self.step.group, self.step.gradients
-        with_gradient = np.bincount(group.layer_index[gradients.positions], minlength=len(group.layers))
+        with_gradient = np.bincount(group.layer_index[gradients.positions], minlength=len(group.layers)) > 0
         columns = (layers.grad_norm, layers.weight_norm, layers.update_ratio, nonfinite_by_layer(group, gradients))
         rows = zip(layers.names, with_gradient.tolist(), *(column.tolist() for column in columns), strict=True)
         return {

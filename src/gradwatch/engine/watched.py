@@ -49,17 +49,14 @@ class Watched:
         """Read the optimizers' parameters anew."""
         self.groups = group_parameters(self.module, self.optimizers, self._granularity)
         self.histories += [History() for _ in self.groups[len(self.histories) :]]
+        stepped = {id(parameter) for group in self.groups for parameter in group.parameters}
+        self._orphans = [entry for entry in self.module.named_parameters() if id(entry[1]) not in stepped]
         self.scanner = StateScanner(self.module, self.groups)
 
     def orphans_with_gradient(self) -> tuple[str, ...]:
         """Return the layers of trainable parameters that have a gradient and that no optimizer steps."""
-        stepped = {id(parameter) for group in self.groups for parameter in group.parameters}
-        layers = [
-            layer_of(name, self._granularity)
-            for name, parameter in self.module.named_parameters()
-            if parameter.grad is not None and parameter.requires_grad and id(parameter) not in stepped
-        ]
-        return tuple(dict.fromkeys(layers))
+        found = [name for name, parameter in self._orphans if parameter.grad is not None and parameter.requires_grad]
+        return tuple(dict.fromkeys(layer_of(name, self._granularity) for name in found))
 
     def group_of(self, optimizer: Optimizer) -> ParameterGroup:
         """Return the optimizer's group; a new optimizer, or new parameters in a known one, join the table."""

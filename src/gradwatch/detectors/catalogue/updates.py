@@ -151,7 +151,7 @@ FROZEN = Rule(
     meaning="A layer has a gradient, but its weights do not move.",
     formula="the optimizer step leaves every weight bitwise as it was, and the norm is that of the log step before,"
     " with a gradient of at least 1e-6 of the largest layer's (rms an element) and 1e-3 of its own largest; or no"
-    " optimizer steps the layer, although it needs and gets a gradient",
+    " optimizer steps the layer, although it needs and gets a gradient; info where its learning rate is 0",
     message="The weights of {layer} have not changed since step {since}, at a gradient norm of {grad_norm:.3g} and a"
     " learning rate of {lr:.2g}.",
     causes=(
@@ -160,11 +160,11 @@ FROZEN = Rule(
         "a step that the loop leaves out, or weights that something writes back",
         "an update that is rounded away",
     ),
-    advice="Look at this layer's parameter group and at code that writes weights (averages, tying, loading). If it is"
-    " to be frozen, requires_grad_(False) says so and saves its gradient.",
+    advice="Look at this layer's parameter group and at code that writes weights (averages, tying, loading). If it is to"
+    " be frozen, requires_grad_(False) says so and saves its gradient.",
     records=3,
     steps=20,
-    silent_when="skipped steps, converged layers; while the rate rises or is under a thousandth of its maximum",
+    silent_when="skipped steps, converged layers, LBFGS; while the rate rises or is under a thousandth of its maximum",
     quantity="1 where no weight has changed",
 )
 
