@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-from gradwatch.capture.batch import MAX_DEPTH, MAX_ITEMS, bad_tensors, named_tensors
+from gradwatch.capture.batch import MAX_DEPTH, MAX_ITEMS, bad_tensors, batch_size_of, named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -186,3 +186,52 @@ def test_a_batch_without_tensors_is_fine() -> None:
 def test_a_sparse_tensor_is_read() -> None:
     found = bad_tensors([torch.tensor([[0.0, float("nan")]]).to_sparse()])
     assert [bad.nan for bad in found] == [1]
+
+
+# -- how many samples ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batch", "size"),
+    [
+        (torch.ones(7, 2), 7),
+        (torch.ones(0, 2), 0),
+        ((torch.ones(7, 2), torch.ones(3)), 7),
+        ([torch.ones(7), torch.ones(3)], 7),
+        ({"image": torch.ones(7, 2), "label": torch.ones(7)}, 7),
+        (UserDict({"input_ids": torch.ones(5, 9)}), 5),
+        (Pair(torch.ones(4, 2), None), 4),
+        ([({"x": torch.ones(6)}, 1), 2], 6),
+        (torch.ones(3, 3).to_sparse(), 3),
+        (torch.tensor(1.0), None),
+        ((torch.tensor(1.0), torch.ones(3)), None),
+        (None, None),
+        ([], None),
+        ((), None),
+        ({}, None),
+        ("words", None),
+        (["a.png", torch.ones(3)], None),
+        (range(5), None),
+        (7, None),
+        (np.ones(3), None),
+        (iter([torch.ones(3)]), None),
+        (Plain(torch.ones(3)), None),
+    ],
+    ids=map(str, range(22)),
+)
+def test_the_size_of_a_batch_is_that_of_its_first_tensor(batch: object, size: int | None) -> None:
+    assert batch_size_of(batch) == size
+
+
+def test_a_batch_that_holds_itself_has_no_size() -> None:
+    batch: list[Any] = []
+    batch.append(batch)
+    assert batch_size_of(batch) is None
+
+
+def test_the_search_for_a_size_ends() -> None:
+    batch: Any = torch.ones(3)
+    for _ in range(MAX_DEPTH - 1):
+        batch = [batch]
+    assert batch_size_of(batch) == 3
+    assert batch_size_of([batch]) is None

@@ -183,3 +183,49 @@ def test_lazy_parameters_are_known_until_their_first_forward() -> None:
     assert has_lazy_parameters(module)
     module(torch.ones(1, 3))
     assert not has_lazy_parameters(module)
+
+
+# -- the size and kind of a layer --------------------------------------------------------------------------------------
+
+
+def kinds(group: ParameterGroup) -> dict[str, tuple[int, bool]]:
+    """Elements of each layer, and whether it holds a matrix."""
+    told = zip(group.elements.tolist(), group.is_weight.tolist(), strict=True)
+    return dict(zip(group.layers, told, strict=True))
+
+
+def test_elements_are_counted_by_layer_and_weights_have_two_dimensions() -> None:
+    module = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(5), nn.Conv2d(2, 4, 3, bias=False), nn.Embedding(7, 2))
+    module.register_parameter("temperature", nn.Parameter(torch.ones(())))
+    assert kinds(group_of(module)) == {
+        ROOT_LAYER: (1, False),
+        "0": (8, True),
+        "1": (10, False),
+        "2": (72, True),
+        "3": (14, True),
+    }
+
+
+def test_of_single_parameters_only_the_matrix_is_a_weight() -> None:
+    assert kinds(group_of(nn.Linear(3, 2), "parameter")) == {"weight": (6, True), "bias": (2, False)}
+
+
+def test_an_empty_parameter_has_no_elements() -> None:
+    module = nn.Module()
+    module.register_parameter("none", nn.Parameter(torch.ones(0, 3)))
+    assert kinds(group_of(module)) == {ROOT_LAYER: (0, True)}
+
+
+def test_lazy_parameters_have_no_shape_until_the_group_is_read_anew() -> None:
+    module = nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 2))
+    optimizer = sgd(module.parameters())
+    assert kinds(group_parameters(module, [optimizer])[0])["1"] == (6, True)
+    module(torch.ones(1, 3))
+    assert kinds(group_parameters(module, [optimizer])[0]) == {"0": (8, True), "1": (6, True)}
+
+
+def test_an_optimizer_without_parameters_has_no_layers() -> None:
+    optimizer = sgd([nn.Parameter(torch.ones(1))])
+    optimizer.param_groups.clear()
+    group = group_parameters(nn.Module(), [optimizer])[0]
+    assert (group.elements.tolist(), group.is_weight.tolist(), group.positions.tolist()) == ([], [], [])

@@ -138,9 +138,9 @@ def test_rounding_is_not_negative() -> None:
 
 
 def test_a_constant_loss_over_records() -> None:
-    losses = noisy(1.0, 35) + [0.75] * 65
+    losses = noisy(1.0, 35) + [1.25] * 65
     (opened, *_) = findings("constant-loss", records(losses))
-    assert (opened.step, opened.severity, opened.evidence) == (59, "warning", {"loss": 0.75, "count": 25})
+    assert (opened.step, opened.severity, opened.evidence) == (59, "warning", {"loss": 1.25, "count": 25})
 
 
 def test_a_loss_that_has_come_down_to_a_constant_is_info() -> None:

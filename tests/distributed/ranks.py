@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import pkgutil
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -111,11 +112,36 @@ def broken_monitor(folder: Path) -> dict[str, Any]:
         return train(folder, monitor(folder))
 
 
+def broken_log_step(place: str, at: int) -> Callable[[Path], dict[str, Any]]:
+    """The monitor of one rank fails on a log step, between deciding and comparing or after it."""
+
+    def run(folder: Path) -> dict[str, Any]:
+        owner, _, name = f"gradwatch.engine.{place}".rpartition(".")
+        holder = pkgutil.resolve_name(owner)
+        real, calls = getattr(holder, name), 0
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if (RANK, calls) == (BAD_RANK, at):
+                message = f"broken on purpose: {folder.name}"
+                raise ZeroDivisionError(message)
+            return real(*args, **kwargs)
+
+        with mock.patch.object(holder, name, fail):
+            return train(folder, monitor(folder, clip=0.01), log_every_n_steps=2)
+
+    return run
+
+
 SCENARIOS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "plain": train,
     "healthy": lambda folder: train(folder, monitor(folder)),
     "clipped": lambda folder: train(folder, monitor(folder, clip=0.01)),
     "broken-monitor": broken_monitor,
+    "broken-comparison": broken_log_step("health_rules.host_norms", 1),
+    "broken-record": broken_log_step("recorder.begin_record", 1),
+    "broken-reading": broken_log_step("health_rules:HealthRules.read_step", 1),
     "skip": faulty("skip"),
     "stop": faulty("stop"),
     "warn": faulty("warn"),

@@ -144,3 +144,15 @@ def test_a_monitor_that_fails_on_one_rank_leaves_nobody_waiting(folder: Path) ->
     assert [result["error"] for result in results] == [None, None]
     assert [result["digest"] for result in results] == [result["digest"] for result in ranks(folder, "plain")]
     assert "broken on purpose" in (folder / "output.rank1.txt").read_text()
+
+
+@pytest.mark.parametrize("scenario", ["broken-comparison", "broken-record", "broken-reading"])
+def test_a_monitor_that_fails_on_a_log_step_of_one_rank_leaves_nobody_waiting(scenario: str, folder: Path) -> None:
+    """The ranks meet once more there, to compare what they hold; all have clipped by then."""
+    results = ranks(folder, scenario)
+    assert [result["error"] for result in results] == [None, None]
+    assert [result["parameters"] for result in results] == [ranks(folder, "clipped")[0]["parameters"]] * 2
+    assert (folder / "output.rank1.txt").read_text().count(f"broken on purpose: {scenario}") == 1
+    steps = [[event["step"] for event in events(folder, scenario, rank, "step")] for rank in (0, 1)]
+    assert steps == [[1, 3], {"broken-record": [3]}.get(scenario, [1, 3])]
+    assert events(folder, scenario, 0, "finding") == events(folder, scenario, 1, "finding") == []

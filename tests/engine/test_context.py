@@ -11,6 +11,7 @@ def test_a_loop_that_says_nothing_is_a_single_process() -> None:
     assert (context.rank, context.world_size, context.log_every_n_steps, context.write) == (0, 1, 50, True)
     assert context.agree(3) == 3
     assert context.ranks_where(True) == [0]
+    assert context.gather is None
 
 
 def test_alone_a_fault_is_always_ones_own() -> None:
@@ -23,3 +24,9 @@ def test_a_rule_without_a_limit_is_clipping_by_other_means(limit: float | None, 
     rule = ClipRule(max_norm=limit, family=None, reason="r", source="s")
     assert RunContext(dirpath="runs", clip_rule=rule).clips_by_other_means == others
     assert not RunContext(dirpath="runs").clips_by_other_means
+
+
+def test_whoever_holds_the_same_weights_can_gather() -> None:
+    context = RunContext(dirpath="runs", world_size=2, gather=lambda values: [values, values])
+    assert context.gather is not None
+    assert context.gather([1.0, 2.0]) == [[1.0, 2.0], [1.0, 2.0]]

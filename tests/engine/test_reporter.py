@@ -176,3 +176,69 @@ def test_a_bundle_that_cannot_be_made_is_a_warning(tmp_path: Path, caplog: pytes
     assert "gradwatch replay" not in message
     assert load_incident(tmp_path / "incidents" / "step=00000012-0") == incident()
     assert caplog.messages == ["gradwatch: what a replay needs could not be saved: MemoryError: . Training goes on."]
+
+
+# -- what is said of findings ------------------------------------------------------------------------------------------
+
+
+def said(out: Reporter, caplog: pytest.LogCaptureFixture, *findings: Any) -> list[tuple[int, str]]:
+    """Level and message of what is said of these findings."""
+    caplog.set_level(logging.INFO, "gradwatch")
+    caplog.clear()
+    out.findings(findings)
+    return [(record.levelno, record.message) for record in caplog.records]
+
+
+GROWS = "The gradient of block.0 grows. Lower the learning rate."
+
+
+def test_what_opens_closes_or_becomes_worse_is_said_and_an_update_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = reporter(tmp_path)
+    assert said(out, caplog, finding(severity="info")) == [(logging.INFO, GROWS)]
+    assert said(out, caplog, finding(severity="info", status="updated")) == []
+    assert said(out, caplog, finding(status="updated")) == [(logging.WARNING, GROWS)]
+    assert said(out, caplog, finding(status="updated")) == []
+    closed = finding(status="closed", severity="info", message="exploding-gradient: no longer seen.", advice="")
+    assert said(out, caplog, closed) == [(logging.INFO, "exploding-gradient: no longer seen.")]
+    assert said(out, caplog, finding()) == [(logging.WARNING, GROWS)]
+    assert len(load_events(tmp_path)) == 6  # every one is an event
+
+
+@pytest.mark.parametrize(
+    ("severity", "level"), [("info", logging.INFO), ("warning", logging.WARNING), ("error", logging.WARNING)]
+)
+def test_the_level_is_a_warning_unless_it_is_mere_information(
+    severity: Any, level: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert said(reporter(tmp_path), caplog, finding(severity=severity)) == [(level, GROWS)]
+
+
+def test_layers_are_told_apart_and_said_together(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = reporter(tmp_path)
+    said(out, caplog, finding())
+    worse = [finding(layer=layer, status="updated", severity="error") for layer in ("block.0", "block.1")]
+    assert len(said(out, caplog, *worse)) == 1
+    assert said(out, caplog, *worse) == []
+    mixed = [finding(code="new", severity="info"), finding(code="new", layer="b"), finding(code="other")]
+    assert [level for level, _ in said(out, caplog, *mixed)] == [logging.WARNING] * 2
+
+
+def test_a_finding_that_a_resumed_run_has_open_is_said_once_it_is_told_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reader of this console has not heard of it."""
+    out = reporter(tmp_path)
+    assert said(out, caplog, finding(status="updated")) == [(logging.WARNING, GROWS)]
+    assert said(out, caplog, finding(status="updated")) == []
+
+
+def test_the_code_goes_with_the_message(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    said(reporter(tmp_path), caplog, finding())
+    assert [vars(record)["finding"] for record in caplog.records] == ["exploding-gradient"]
+
+
+def test_no_findings_are_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert said(reporter(tmp_path), caplog) == []
+    assert list(tmp_path.iterdir()) == []

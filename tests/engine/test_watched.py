@@ -54,3 +54,34 @@ def test_the_state_of_new_parameters_is_scanned() -> None:
     state: dict[str, Any] = optimizer.state[module[0].weight]
     state["exp_avg"] = torch.tensor([math.nan])
     assert [birth.name for birth in watched.scanner.scan()] == ["0.weight.exp_avg"]
+
+
+def test_layers_with_a_gradient_and_without_an_optimizer_are_orphans() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    module.register_parameter("scale", nn.Parameter(torch.ones(2)))
+    watched = Watched(module, [sgd(module[1])], "layer")
+    assert watched.orphans_with_gradient() == ()  # no gradient yet
+    parameters: list[Any] = [*module[0].parameters(), *module[1].parameters(), module.scale, module[3].weight]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    assert watched.orphans_with_gradient() == ("(root)", "0", "3")
+    module[3].requires_grad_(requires_grad=False)  # frozen since, with a gradient that is left over
+    assert watched.orphans_with_gradient() == ("(root)", "0")
+    watched.group_of(sgd(module[0]))  # has found its optimizer
+    assert watched.orphans_with_gradient() == ("(root)",)
+
+
+def test_orphans_are_named_as_the_records_name_layers() -> None:
+    module = two_layers()
+    watched = Watched(module, [sgd(module[1])], "parameter")
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert watched.orphans_with_gradient() == ("0.weight", "0.bias")
+
+
+def test_a_tied_weight_is_no_orphan() -> None:
+    module = two_layers()
+    module[0].weight = module[1].weight
+    watched = Watched(module, [sgd(module[1])], "layer")
+    module[0].weight.grad = torch.ones(2, 2)
+    assert watched.orphans_with_gradient() == ()

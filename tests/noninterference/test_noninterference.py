@@ -9,6 +9,7 @@ import pytorch_lightning
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from gradwatch import NumericalHealthMonitor
+from gradwatch.capture.forward import ForwardWatch
 from gradwatch.integrations.pytorch_lightning import NumericalHealthMonitor as NumericalHealthMonitorForPL
 from tests.cases import CASES, Case, named
 from tests.noninterference.fingerprint import differences
@@ -66,6 +67,26 @@ def test_same_with_records_of_every_parameter(tmp_path: Path) -> None:
         lambda: [NumericalHealthMonitor(clip=None, granularity="parameter", log_every_n_steps=1)],
     )
     check(run(named("cnn_batchnorm"), tmp_path / "plain"), watched)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_same_when_activations_are_sampled_at_every_step(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward hooks and all rules, at every step; the comparisons above look at every second one."""
+    sampled: list[bool] = []
+    take = ForwardWatch.take
+
+    def taking(watch: ForwardWatch) -> Any:
+        forward = take(watch)
+        sampled.append(forward is not None and bool(forward.inputs or forward.outputs))
+        return forward
+
+    monkeypatch.setattr(ForwardWatch, "take", taking)
+    watched = run(case, tmp_path / "watched", lambda: [NumericalHealthMonitor(clip=None, log_every_n_steps=1)])
+    check(run(case, tmp_path / "plain"), watched)
+    # Compiled code has no place to look from; elsewhere all but batches without a loss are looked at.
+    assert (sum(sampled) >= 5) == (case.name != "compiled")
 
 
 @pytest.mark.parametrize("kind", ["none", "tensorboard", "both"])

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from gradwatch.records import ClipRule, Origin, SourceLine
-from gradwatch.sinks.console import format_end, format_incident, format_start
-from tests.sinks.samples import incident, run_end, run_start
+from gradwatch.sinks.console import format_end, format_findings, format_incident, format_start, grouped
+from tests.sinks.samples import finding, incident, run_end, run_start
 
 SCREEN_LINES, SCREEN_WIDTH = 24, 100
 
@@ -151,6 +151,46 @@ def test_names_cannot_write_to_the_terminal() -> None:
     assert not any(line.startswith("fake") for line in text.splitlines())
     rule = replace(run_start().clip, reason=evil)
     assert all(line.isprintable() for line in format_start(run_start(clip=rule), evil))
+
+
+# -- findings ------------------------------------------------------------------------------------------------------
+
+
+def test_a_finding_is_its_message_and_advice() -> None:
+    assert format_findings([finding()]) == "The gradient of block.0 grows. Lower the learning rate."
+    assert format_findings([finding(advice="")]) == "The gradient of block.0 grows."
+
+
+def test_findings_of_one_code_and_status_stand_together() -> None:
+    a, b, c, d = (
+        finding(layer="a"),
+        finding(layer="b", code="dead-layer"),
+        finding(layer="c"),
+        finding(layer="d", status="closed"),
+    )
+    assert grouped([a, b, c, d]) == [[a, c], [b], [d]]
+    assert grouped([]) == []
+
+
+def test_many_layers_are_one_message() -> None:
+    text = format_findings([finding(layer=f"block.{i}") for i in range(20)])
+    assert text == (
+        "The gradient of block.0 grows. The same in block.1, block.2, block.3, block.4, block.5 and 14 more."
+        " Lower the learning rate."
+    )
+
+
+def test_two_layers_are_named_both() -> None:
+    text = format_findings([finding(), finding(layer="block.1")])
+    assert text == "The gradient of block.0 grows. The same in block.1. Lower the learning rate."
+
+
+def test_findings_cannot_write_to_the_terminal() -> None:
+    evil = "\x1b[2J\u202e\nfake: all is well\ud800"
+    text = format_findings([finding(message=evil, advice=evil), finding(layer=evil), finding(layer="x" * 5000)])
+    assert text.isprintable()
+    assert "\\x1b[2J\\u202e" in text
+    assert len(text) < 1000
 
 
 # -- end -----------------------------------------------------------------------------------------------------------

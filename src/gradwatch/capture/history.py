@@ -50,12 +50,18 @@ class History:
     skipped: int = 0
     nonfinite: int = 0
 
-    def add(self, row: StepRow, norms: np.ndarray, *, nonfinite: bool = False) -> None:
-        """Add one step. Non-finite values are counted and stay out of the extremes, which they would freeze."""
+    def add(self, row: StepRow, norms: np.ndarray, *, nonfinite: bool = False, again: bool = False) -> None:
+        """Add one step. Non-finite values are counted and stay out of the extremes, which they would freeze.
+
+        ``again``: the last step was added as a good one, and has been spoilt after that. Between records it counts
+        once; the rings keep both, as they tell what was there before.
+        """
+        if again and self.since:
+            self.since.pop()
         self.rows.append(row)
         self.norms.append(norms)
         self.since.append(row)
-        self.steps += 1
+        self.steps += not again
         self.clipped += row.coefficient < 1.0
         self.skipped += row.skipped
         self.nonfinite += nonfinite

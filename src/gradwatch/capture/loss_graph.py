@@ -72,7 +72,7 @@ def _nonnegative(node: Any, facts: _Facts) -> str | None:
     if node is None or facts.nodes > MAX_NODES:
         return None
     kind = _kind(node)
-    if kind == "Neg" and _is_soft_cross_entropy(node, facts):
+    if kind == "Div" and _is_soft_cross_entropy(node, facts):
         return "cross_entropy"
     if kind in NONNEGATIVE and not (kind == "Pow" and getattr(node, "_saved_exponent", None) != SQUARE):
         return _function(node, kind, facts)
@@ -86,19 +86,30 @@ def _nonnegative(node: Any, facts: _Facts) -> str | None:
 
 
 def _is_soft_cross_entropy(node: Any, facts: _Facts) -> bool:
-    """Whether what is negated is a sum of log-probabilities times targets, as ``cross_entropy`` of soft labels is."""
-    (total, _), *_ = node.next_functions
-    if total is None or _kind(total) != "Sum":
+    """Whether the loss is what ``cross_entropy`` makes of soft labels: -sum(log_softmax(x) · labels) / rows.
+
+    A policy gradient is written alike, with the advantage of one action a row in the place of the labels.
+    """
+    total = _chain(node, "Neg", "Sum")
+    product = None if total is None else total.next_functions[0][0]
+    if product is None or _kind(product) != "Mul" or _chain(product, "LogSoftmax") is None:
         return False
-    factor = total.next_functions[0][0]
-    for _ in range(2):  # the targets, and weights of the classes
-        if factor is None or _kind(factor) != "Mul":
-            return False
-        _add(facts.domains, lambda target: ("cross_entropy", target), _saved(factor, "other"))
-        factor = factor.next_functions[0][0]
-        if factor is not None and _kind(factor) == "LogSoftmax":
-            return True
-    return False
+    labels, rows = _saved(product, "other"), _saved(node, "other")
+    if not isinstance(labels, Tensor) or labels.ndim < SQUARE or getattr(total, "_saved_dim", None) is not None:
+        return False
+    if rows != labels.numel() // max(labels.shape[1], 1) or not bool(((labels != 0).sum(1) > 1).any()):
+        return False
+    facts.domains.append(("cross_entropy", labels))
+    return True
+
+
+def _chain(node: Any, *kinds: str) -> Any:
+    """Return the last of the nodes behind ``node`` by first parents, None where one is of another kind."""
+    for kind in kinds:
+        node = node.next_functions[0][0]
+        if node is None or _kind(node) != kind:
+            return None
+    return node
 
 
 def _kind(node: Any) -> str:

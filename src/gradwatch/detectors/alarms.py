@@ -13,6 +13,7 @@ import numpy as np
 
 from gradwatch.detectors.catalogue.rule import Rule
 from gradwatch.detectors.detector import Detector, Reading, Sign
+from gradwatch.detectors.episodes import SEVERITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,14 @@ class Alarm:
     severity: Severity = "warning"
     evidence: dict[str, Any] = field(default_factory=dict)
     advice: str = ""
+
+    def __post_init__(self) -> None:
+        if self.severity not in SEVERITIES:
+            raise ValueError(f"Alarm(severity={self.severity!r}): expected one of {', '.join(SEVERITIES)}")
+        for name in ("message", "advice", "layer"):
+            value: object = getattr(self, name)
+            if not (isinstance(value, str) or (name == "layer" and value is None)):
+                raise TypeError(f"Alarm({name}={value!r}): expected a string")
 
 
 class Own(NamedTuple):

@@ -13,6 +13,7 @@ from gradwatch.records import Finding
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from gradwatch.detectors.catalogue.rule import Rule
     from gradwatch.detectors.detector import Detector, Reading, Sign
     from gradwatch.records import FindingStatus, Severity
 
@@ -113,10 +114,16 @@ def _told(detector: Detector, episode: Episode, sign: Sign, record: Any, status:
         since_step=episode.since_step,
         severity=episode.severity or rule.severity,
         layer=episode.layer,
-        message=sign.message or rule.message.format(layer=episode.layer, since=episode.since_step, **sign.evidence),
+        message=_message(rule, episode, sign),
         evidence=sign.evidence,
         advice=rule.advice if sign.advice is None else sign.advice,
     )
+
+
+def _message(rule: Rule, episode: Episode, sign: Sign) -> str:
+    if sign.message is not None:
+        return sign.message
+    return rule.message.format(layer=episode.layer, since=episode.since_step, **sign.evidence)
 
 
 def _closed(detector: Detector, before: Episode, record: Any) -> Finding:

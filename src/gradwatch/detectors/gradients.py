@@ -138,10 +138,18 @@ def _dead(seen: Observation, _limits: Limits) -> Reading | None:
     return Reading(strength, layers.names, lambda _: Sign({}))
 
 
-def _unused(seen: Observation, _limits: Limits) -> Reading:
+class Never(NamedTuple):
+    """The parameters that were without a gradient at every record so far; None before the first one."""
+
+    names: tuple[str, ...] | None = None
+
+
+def _unused(state: Never, seen: Observation, _limits: Limits) -> tuple[Never, Reading]:
     by_layer: dict[str, list[str]] = defaultdict(list)
     for name, layer in seen.without_gradient:
-        by_layer[layer].append(name)
+        if state.names is None or name in state.names:
+            by_layer[layer].append(name)
+    never = Never(tuple(name for names in by_layer.values() for name in names))
     names = seen.layers.names
     strength = np.array([1.0 if name in by_layer else 0.0 for name in names]) if by_layer else np.zeros(len(names))
 
@@ -149,7 +157,7 @@ def _unused(seen: Observation, _limits: Limits) -> Reading:
         unused = by_layer[names[i]]
         return Sign({"count": len(unused), "names": ", ".join(unused[:NAMED])})
 
-    return Reading(strength, names, explain)
+    return never, Reading(strength, names, explain)
 
 
 def _outlier(seen: Observation, limits: Limits) -> Reading | None:
@@ -175,6 +183,6 @@ DETECTORS = (
     remembering(rules.EXPLODING, Level, _exploding, by_layer=("usual",)),
     detector(rules.VANISHING, _vanishing),
     detector(rules.DEAD, _dead),
-    detector(rules.UNUSED, _unused),
+    remembering(rules.UNUSED, Never, _unused),
     detector(rules.OUTLIER, _outlier),
 )

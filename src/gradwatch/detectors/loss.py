@@ -25,7 +25,7 @@ ROUNDING = -1e-6
 WARNS_ABOVE_START = 2.0
 # Records whose noise is remembered.
 NOISES = 4
-COMES_DOWN = 0.1
+COMES_DOWN = 0.05
 FIFTH = 0.2
 
 
@@ -137,11 +137,12 @@ def _negative(seen: Observation, _limits: Limits) -> Reading | None:
 
 
 class Same(NamedTuple):
-    """The last loss, how many in a row were equal to it, and the first loss of the run."""
+    """The last loss, how many in a row were equal to it, the first loss of the run, and the smallest."""
 
     value: float = math.nan
     times: int = 0
     first: float = math.nan
+    least: float = math.inf
 
 
 def _constant(state: Same, seen: Observation, limits: Limits) -> tuple[Same, Reading | None]:
@@ -154,11 +155,14 @@ def _constant(state: Same, seen: Observation, limits: Limits) -> tuple[Same, Rea
     if not different.size and value == state.value:
         count += state.times
 
+    least = min(state.least, float(losses.min()))
+
     def explain() -> Sign:
-        came_down = abs(value) <= COMES_DOWN * abs(first)
+        # At its best level, to which it has come down: a run that has converged on one batch.
+        came_down = value - least <= SMALLEST_SPREAD * abs(least) and first - value > COMES_DOWN * abs(first)
         return Sign({"loss": value, "count": count}, severity="info" if came_down else None)
 
-    return Same(value, count, first), whole_run(count / limits["count"], explain)
+    return Same(value, count, first, least), whole_run(count / limits["count"], explain)
 
 
 class Best(NamedTuple):

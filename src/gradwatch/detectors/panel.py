@@ -71,6 +71,7 @@ class Panel:
         self._detectors = list(detectors)
         self._watches: dict[tuple[str, int], Watch] = {}
         self._saved: dict[str, Any] = {}
+        self._warned: set[str] = set()
 
     def observe(self, record: Any) -> list[Finding]:
         """Return what a record opens, updates and closes. A detector that fails is left out from then on."""
@@ -89,12 +90,22 @@ class Panel:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is remembered, in plain values that ``torch.load(weights_only=True)`` opens."""
-        known = {f"{code}/{optimizer}": watch.state_dict() for (code, optimizer), watch in self._watches.items()}
-        return {**self._saved, **known}
+        saved = dict(self._saved)
+        for (code, optimizer), watch in self._watches.items():
+            try:
+                saved[f"{code}/{optimizer}"] = watch.state_dict()
+            except TypeError as error:
+                self._warn_once(f"the memory of the rule {code} goes into no checkpoint: {error}")
+        return saved
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``; a rule that it does not know begins anew."""
         self._saved, self._watches = dict(saved), {}
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning("gradwatch: %s", message)
 
     def _watch(self, detector: Detector, optimizer: int) -> Watch:
         key = (detector.rule.code, optimizer)
@@ -115,7 +126,11 @@ class Panel:
 
 
 def to_plain(value: Any) -> Any:
-    """Return a state as dictionaries, lists, strings and numbers."""
+    """Return a state as dictionaries, lists, strings and numbers.
+
+    Raises:
+        TypeError: something in it is none of these, nor a NamedTuple or an array of numbers.
+    """
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return {name: to_plain(item) for name, item in zip(value._fields, value, strict=True)}
     if isinstance(value, np.ndarray):
@@ -124,9 +139,13 @@ def to_plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {str(key): to_plain(item) for key, item in value.items()}
-    return value
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: to_plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise TypeError(
+        f"{type(value).__name__} is no number, string, list, NamedTuple or dictionary with strings for keys"
+    )
 
 
 def restored(template: Any, saved: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gradwatch.capture.batch import bad_tensors
@@ -21,7 +22,7 @@ EARLY, LATER = 20, 4
 class CloserLook:
     """Looks at the first micro-batch of the first step, of the first 20 log steps, and of every fourth one after them.
 
-    ``is_on`` from ``begin`` to ``end_batch``; ``forward``, ``loss`` and ``bad_batch`` (names of tensors with NaN or
+    ``is_on`` from ``begin`` to ``end_step``; ``forward``, ``loss`` and ``bad_batch`` (names of tensors with NaN or
     +inf, and how many) are what was seen, None while nothing was. ``early`` during the first log steps.
     """
 
@@ -70,8 +71,21 @@ class CloserLook:
         bad = [(tensor.name, tensor.nan + tensor.posinf) for tensor in bad_tensors(self._batch)]
         return tuple((name, count) for name, count in bad if count)
 
-    def end_batch(self) -> None:
-        """Take off every hook, and let go of what was seen."""
+    def was_told(self) -> None:
+        """Note that an optimizer's rules have heard of the batch, and of modules whatever their parameters.
+
+        Those of the others that step in this batch hear only what concerns their own layers.
+        """
+        self._batch = None
+        if self._forward is not None:
+            self._forward = replace(self._forward, outputs=(), batch_norms=())
+
+    def end_forward(self) -> None:
+        """Take off every hook: the forward pass is over, whatever came of it."""
+        self._watch.end()
+
+    def end_step(self) -> None:
+        """Let go of what was seen: the optimizers have acted on it."""
         self._watch.end()
         self.is_on = self.is_first = False
         self._batch, self._forward, self.loss = None, None, LossFacts()

@@ -38,12 +38,17 @@ class HealthRules:
         watched: whose steps are read.
         look: what was seen of a batch beside its norms.
         reporter: takes the findings.
+
+    Attributes:
+        wanted: whether there are any; without one nothing is put together. The same on all ranks, at all times.
     """
 
     def __init__(
         self, detectors: Any, context: RunContext, watched: Watched, look: CloserLook, reporter: Reporter
     ) -> None:
-        self._panel = Panel(select(detectors))
+        chosen = select(detectors)
+        self.wanted = bool(chosen)
+        self._panel = Panel(chosen)
         self._context, self._watched, self._look, self._reporter = context, watched, look, reporter
         self.max_norm: float | None = None
         self._ranks: dict[int, Ranks] = {}
@@ -54,7 +59,7 @@ class HealthRules:
 
     def compare_ranks(self, group: ParameterGroup, gradients: Gradients) -> None:
         """Learn the norms of all ranks, which come here together: whatever fails here, none may be left waiting."""
-        if self._context.gather is None:
+        if self._context.gather is None or not self.wanted:
             return
         count, mine = len(group.layers), np.full(2 * len(group.layers), np.nan)
         try:
@@ -62,10 +67,14 @@ class HealthRules:
             mine = np.concatenate([weights, group.layer_norms(spread(group, gradients))])
         finally:
             table = np.array(self._context.gather(mine.tolist()))
+        if np.isnan(table).all(axis=1).any():  # the monitor of some rank has failed: its weights need not differ
+            return
         self._ranks[group.index] = Ranks(weight_norm=table[:, :count], grad_norm=table[:, count:])
 
     def read_step(self, pending: PendingRecord, layers: Layers, header: dict[str, Any]) -> None:
         """Show the rules a log step, once its optimizer has acted."""
+        if not self.wanted:
+            return
         group = pending.step.group
         observation = Observation(
             **header,
@@ -81,6 +90,7 @@ class HealthRules:
             ranks=self._ranks.pop(group.index, None),
         )
         self.read(observation)
+        self._look.was_told()
 
     def read_first(self, header: dict[str, Any]) -> None:
         """Show the rules the very first forward pass: weights as they were initialised."""
@@ -161,8 +171,10 @@ def _rates(rows: Sequence[tuple[Any, ...]]) -> np.ndarray:
 def _floats(values: Sequence[Any]) -> np.ndarray:
     try:
         floats = np.array(values, dtype=float)  # None becomes NaN
-    except (TypeError, ValueError):  # a rate may be anything
-        floats = np.array([_float(value) for value in values])
+    except (TypeError, ValueError, RuntimeError):  # a rate may be anything, a tensor on a device or one being learnt
+        floats = np.zeros(())
+    if floats.ndim != 1:  # ... or a tensor of one element
+        floats = np.array([_float(value) for value in values], dtype=float)
     return _finite(floats)
 
 

@@ -59,6 +59,8 @@ class HealthMonitor:
     written down.
     """
 
+    _watched: Watched
+
     def __init__(self, **arguments: Any) -> None:
         self.settings = Settings(**arguments)
         self.counters = Counters()
@@ -90,8 +92,7 @@ class HealthMonitor:
         """
         if self._started and not self._loaded:  # a second fit with the same callback goes on counting
             self.resumed_from = self.run_id
-            self._memory = self._remembered()
-        self._started, self._loaded = True, False
+            self._memory = self._remembered() if self._watched.module is module else {}
         context = context or RunContext(dirpath=os.fspath(self.settings.dirpath or "gradwatch"))
         if loss_function is not None:
             context = replace(context, runner=LossFunctionRunner(loss_function))
@@ -118,6 +119,7 @@ class HealthMonitor:
         self._look = CloserLook(self.settings.granularity)
         self._rules = HealthRules(self.settings.detectors, context, self._watched, self._look, self._reporter)
         self._rules.load_state_dict(self._memory)
+        self._started, self._loaded = True, False  # from here on the rules have the memory
         self._recorder = Recorder(self._watched, self.counters, self._reporter, self._rules, self._header)
         self._checks = GradientChecks(self.settings, context, self._watched, self._reporter, self._rules.read)
         self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
@@ -132,7 +134,7 @@ class HealthMonitor:
         if not self.active:
             return
         self.active = False
-        self._look.end_batch()
+        self._look.end_step()
         try:
             self._recorder.flush()
         finally:  # after a device error nothing can be measured any more, but the end can still be written
@@ -175,7 +177,7 @@ class HealthMonitor:
         self._window.begin(self._position, watched.batches.keep(batch), watched.random.before_batch(), attributes)
         self._anomaly.begin_batch()
         self._watched.buffers.before_batch(new_window=new_window)
-        if new_window and (self.is_log_step or self._look.is_first):
+        if new_window and self._rules.wanted and (self.is_log_step or self._look.is_first):
             self._look.begin(watched.module, batch, log=self.is_log_step)
 
     def observe_loss(self, loss: Tensor, *, factor: float = 1.0) -> None:
@@ -222,9 +224,11 @@ class HealthMonitor:
                 failed = 0
             finally:  # a rank whose monitor fails must still take part, or the others wait for ever
                 agreed = self._context.agree(2 * verdict + failed)
-            if agreed == FINE and self.is_log_step:
-                self._rules.compare_ranks(group, gradients)
-            return self._act(agreed // 2, group, gradients)
+            try:
+                return self._act(agreed // 2, group, gradients)
+            finally:  # after the act: should it fail, this rank has clipped like the others
+                if agreed == FINE and self.is_log_step:
+                    self._rules.compare_ranks(group, gradients)
         finally:
             self._window.close()
             self._steps_in_batch += 1
@@ -267,11 +271,13 @@ class HealthMonitor:
         self._watched.batches.check()
         self._watched.random.after_batch()
         self._recorder.flush()
-        if self._look.is_on or self._look.is_first:
-            self._look.end_batch()
+        if self._look.is_on:
+            self._look.end_forward()
         if self._window.waits_for_step:
             self._window.flag_gradients([total_on_device(group) for group in self._watched.groups])
         else:
+            if self._look.is_on:
+                self._look.end_step()
             if self._scan_due or self.is_log_step:
                 self._scan_due = False
                 self.scan()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from gradwatch.capture.history import StepRow
 from gradwatch.capture.window import LossMeter
 from gradwatch.engine.recording import PendingRecord, TakenStep, Totals, begin_record, spread
@@ -53,7 +55,8 @@ class Recorder:
             again: the step has been counted as a good one, and was spoilt after that.
         """
         group, gradients = step.group, step.gradients
-        loss, history = self._losses.take(group.index), self._watched.histories[group.index]
+        history = self._watched.histories[group.index]
+        loss = history.rows[-1].loss if again and history.rows else self._losses.take(group.index)
         clipped = step.coefficient < 1.0
         self._counters.count(clipped=clipped, skipped=step.skipped, nonfinite=step.nonfinite, again=again)
         row = StepRow(
@@ -61,17 +64,19 @@ class Recorder:
             loss,
             gradients.total,
             step.coefficient,
-            tuple([part.get("lr") for part in group.optimizer.param_groups]),
+            tuple([_as_now(part.get("lr")) for part in group.optimizer.param_groups]),
             step.loss_scale,
             step.batch_size,
             step.skipped,
         )
-        history.add(row, spread(group, gradients), nonfinite=step.nonfinite)
+        history.add(row, spread(group, gradients), nonfinite=step.nonfinite, again=again)
         if log:
             totals = Totals(self._counters.skipped, self._counters.nonfinite, self._counters.clip_rate)
-            self._pending[group.index] = begin_record(
+            record = begin_record(
                 step, history, loss=loss, max_norm=max_norm, totals=totals, fp16=self._rules.fp16(group)
             )
+            begun = self._pending.get(group.index) if again else None
+            self._pending[group.index] = record if begun is None else record.instead_of(begun)
 
     def waits(self, optimizer: int | None = None) -> bool:
         """Whether a record waits for its optimizer to act; for any, if none is given."""
@@ -93,3 +98,8 @@ class Recorder:
         """Write the records whose optimizer has not acted: the GradScaler skipped it, or it never came to it."""
         while self._pending:
             self.finish(next(iter(self._pending)))
+
+
+def _as_now(rate: Any) -> Any:
+    """Return a learning rate as it is now: schedulers write into those that are tensors. No transfer to the host."""
+    return rate.detach().clone() if isinstance(rate, Tensor) else rate

@@ -115,6 +115,16 @@ class PendingRecord:
             layers=self._layer_norms(layers),
         )
 
+    def instead_of(self, begun: PendingRecord) -> PendingRecord:
+        """Return the record with the steps before it, which one that was begun for the same step has taken."""
+        window = dataclasses.replace(
+            begun.window,
+            skipped_steps=begun.window.skipped_steps + self.window.skipped_steps,
+            nonfinite_steps=begun.window.nonfinite_steps + self.window.nonfinite_steps,
+        )
+        largest = np.maximum(begun.largest, self.largest)
+        return dataclasses.replace(self, window=window, rows=[*begun.rows[:-1], *self.rows], largest=largest)
+
     def clipped_to(self, total: float) -> PendingRecord:
         """Return the record with the clipping that was measured instead of computed."""
         before = self.step.gradients.total

@@ -110,7 +110,7 @@ UNUSED = Rule(
     code="unused-parameter",
     severity="warning",
     meaning="A trainable parameter that an optimizer steps never has a gradient: the loss does not depend on it.",
-    formula="no gradient (None) at any step since the last log step, for a parameter with requires_grad",
+    formula="no gradient (None) at any step so far, for a parameter with requires_grad",
     message="{count} trainable parameter(s) of {layer} never had a gradient: {names}.",
     causes=(
         "a layer that is built and never called, or whose output is not used",

@@ -128,7 +128,7 @@ CONSTANT = Rule(
     code="constant-loss",
     severity="warning",
     meaning="The loss has the very same value at every step: it does not depend on weights or data.",
-    formula="`count` losses in a row are bitwise equal; info where the value is under a tenth of the first loss",
+    formula="`count` losses in a row are bitwise equal; info at the best level so far, 5 % below the first loss",
     message="The loss has been exactly {loss:.6g} for {count} steps.",
     causes=(
         "a loss that is cut off (clamp, hinge, min or max with a constant)",
@@ -144,6 +144,7 @@ CONSTANT = Rule(
             source="no two batches of a working model agree to the last bit twenty times",
         ),
     ),
+    quiet=10,
     quantity="equal losses in a row, as a multiple of the limit",
 )
 

@@ -160,8 +160,8 @@ FROZEN = Rule(
         "a step that the loop leaves out, or weights that something writes back",
         "an update that is rounded away",
     ),
-    advice="Look at this layer's parameter group and at code that writes weights (averages, tying, loading). If it is to"
-    " be frozen, requires_grad_(False) says so and saves its gradient.",
+    advice="Look at this layer's parameter group, and at code that writes weights (averages, tying, loading). If it is"
+    " to be frozen, requires_grad_(False) says so and saves its gradient.",
     records=3,
     steps=20,
     silent_when="skipped steps, converged layers, LBFGS; while the rate rises or is under a thousandth of its maximum",
