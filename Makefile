@@ -31,7 +31,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constr
 THREADS ?= 1
 PYTEST := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
-.PHONY: help demo test test-all faults score benchmark gradient-checks lint format clean
+.PHONY: help demo test test-all faults score score-rules rule-pictures benchmark gradient-checks lint format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -52,6 +52,9 @@ faults: $(INSTALLED) ## every planted fault: at least 500 seeded runs
 
 score: $(INSTALLED) ## every bug of the zoo, in every way of training: what gradwatch and two usual tools name
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m tests.zoo.score $(SCORE_ARGS)
+
+score-rules: $(INSTALLED) ## every health rule on planted faults and on healthy trainings (writes docs/rule_figures.md)
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m tests.rules.score $(SCORE_ARGS)
 
 benchmark: $(INSTALLED) ## what the monitor costs
 	@$(BIN)/python benchmarks/overhead.py $(BENCHMARK_ARGS)

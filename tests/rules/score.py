@@ -1,6 +1,7 @@
-"""The score of the health rules: every planted fault and its healthy twin, over several seeds, as a table.
+"""The score of the health rules: every planted fault and its healthy twin, over several seeds; and healthy trainings.
 
-``python -m tests.rules.score`` runs everything; ``--codes CODE ... --verbose`` shows what was said of single codes.
+``make score-rules`` runs everything and writes ``docs/rule_figures.md``; ``python -m tests.rules.score --codes CODE ...
+--verbose`` shows what is said of single codes, ``--part healthy --names gan vae`` of single healthy trainings.
 """
 
 from __future__ import annotations
@@ -20,14 +21,19 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from tests.rules import figures
+from tests.rules.healthy.score import BY_NAME as HEALTHY
+from tests.rules.healthy.score import healthy, print_healthy
 from tests.rules.planted.families import CASES
 from tests.rules.planted.trial import Outcome, run, run_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from tests.rules.healthy.trial import Outcome as Healthy
     from tests.rules.planted.case import Case
 
+SEEDS = 5
 QUIET = ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero", "gradwatch")
 
 
@@ -51,16 +57,30 @@ class Trial(NamedTuple):
 
 
 def main() -> int:
-    """Print the tables; exit status 1 if anything is wrong."""
+    """Print the tables, write the page if everything was run; exit status 1 if anything is wrong."""
     chosen = _arguments()
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    trials = planted(_jobs(chosen.codes, chosen.seeds), processes=chosen.jobs)
+    trials: list[Trial] = []
+    outcomes: list[Healthy] = []
+    if chosen.part != "healthy":
+        trials = planted(_jobs(chosen.codes, chosen.seeds), processes=chosen.jobs)
+        print_planted(console, trials, verbose=chosen.verbose)
+    if chosen.part != "planted":
+        outcomes = healthy(chosen.names, seed=0, processes=chosen.jobs)
+        print_healthy(console, outcomes, verbose=chosen.verbose)
+    if len(trials) == len(_jobs(None, SEEDS)) and len(outcomes) == len(HEALTHY):
+        figures.PAGE.write_text(figures.page(trials, outcomes), encoding="utf-8")
+        console.print(f"wrote {figures.PAGE.relative_to(figures.ROOT)}")
+    return int(not all([*(trial.outcome.right for trial in trials), *(outcome.right for outcome in outcomes)]))
+
+
+def print_planted(console: Console, trials: Sequence[Trial], *, verbose: bool) -> None:
+    """Print the tables, and under them every training that did not come out right; with ``verbose`` every one."""
     console.print(_table(trials), _cases_table(trials))
     wrong = [trial for trial in trials if not trial.outcome.right]
-    for trial in trials if chosen.verbose else wrong:
+    for trial in trials if verbose else wrong:
         console.print(_described(trial), markup=False)
     console.print(f"{len(trials) - len(wrong)} of {len(trials)} trainings came out right")
-    return int(bool(wrong))
 
 
 def planted(jobs: Sequence[Job], *, processes: int) -> list[Trial]:
@@ -81,12 +101,17 @@ def planted(jobs: Sequence[Job], *, processes: int) -> list[Trial]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Score the health rules on planted faults and their healthy twins.")
-    parser.add_argument("--codes", nargs="*", metavar="CODE", help="only these")
-    parser.add_argument("--seeds", type=int, default=5, help="how many")
+    parser = argparse.ArgumentParser(description="Score the health rules on planted faults and on healthy trainings.")
+    parser.add_argument("--part", choices=("planted", "healthy"), help="only this one")
+    parser.add_argument("--codes", nargs="+", metavar="CODE", help="only planted faults with these codes")
+    parser.add_argument("--names", nargs="+", metavar="NAME", choices=list(HEALTHY), help="only these healthy ones")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="how many, of planted faults")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--verbose", action="store_true", help="show all that was found, not only what is wrong")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.part is None and (chosen.codes or chosen.names):
+        chosen.part = "planted" if not chosen.names else "healthy" if not chosen.codes else None
+    return chosen
 
 
 def _jobs(codes: Sequence[str] | None, seeds: int) -> list[Job]:

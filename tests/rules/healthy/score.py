@@ -1,17 +1,11 @@
-"""The score: every healthy training under gradwatch, as a table; whatever it finds above info is a false alarm.
-
-``python -m tests.rules.healthy.score`` runs them all (about ten minutes, half of that with ``--jobs 2``), ``--names gan
-vae`` only some.
-"""
+"""The score of the healthy trainings: whatever is found above info in one of them is a false alarm."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import multiprocessing
-import os
-import sys
 import warnings
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING
 
@@ -31,30 +25,28 @@ if TYPE_CHECKING:
 BY_NAME = {case.name: case for case in CASES}
 
 
-def main() -> int:
-    """Print the table; exit status 1 if anything is wrong."""
-    chosen = _arguments()
-    cases = [BY_NAME[name] for name in chosen.names or BY_NAME]
-    bar = Console(stderr=True)
-    done = _outcomes(cases, chosen.seed, chosen.jobs)
-    outcomes = {outcome.name: outcome for outcome in track(done, "healthy", total=len(cases), console=bar)}
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    console.print(_table(cases, outcomes))
-    for outcome in outcomes.values():
-        for line in outcome.alarms + outcome.failures + (outcome.remarks if chosen.verbose else []):
+def healthy(names: Sequence[str] | None, *, seed: int, processes: int) -> list[Outcome]:
+    """Train those of these names, or all, in so many processes, and return what came of them in their order."""
+    cases = [BY_NAME[name] for name in names or BY_NAME]
+    done = track(_outcomes(cases, seed, processes), "healthy", total=len(cases), console=Console(stderr=True))
+    outcomes = {outcome.name: outcome for outcome in done}
+    return [outcomes[case.name] for case in cases]
+
+
+def print_healthy(console: Console, outcomes: Sequence[Outcome], *, verbose: bool) -> None:
+    """Print the table, and under it what should not have been found; with ``verbose`` what was found at all."""
+    console.print(_table(outcomes))
+    for outcome in outcomes:
+        for line in outcome.alarms + outcome.failures + (outcome.remarks if verbose else []):
             console.print(f"{outcome.name}: {line}", markup=False)
-    wrong = sum(not outcome.right for outcome in outcomes.values())
-    console.print(f"{len(outcomes) - wrong} of {len(cases)} are silent and have learned.")
-    return int(wrong > 0 or len(outcomes) < len(cases))
+    right = sum(outcome.right for outcome in outcomes)
+    console.print(f"{right} of {len(outcomes)} healthy trainings are silent and have learned")
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Score gradwatch on healthy trainings.")
-    parser.add_argument("--names", nargs="*", metavar="NAME", choices=list(BY_NAME), help="only these")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes, of one thread each")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
-    parser.add_argument("--verbose", action="store_true", help="show the findings at info as well")
-    return parser.parse_args()
+def codes(texts: Iterable[str]) -> str:
+    """Return the codes of findings as they are described, each once; "2x" where two layers have it."""
+    counts = Counter(text.split(" ")[0].rstrip(",:") for text in texts)
+    return ", ".join(code if count == 1 else f"{code} {count}x" for code, count in counts.items())
 
 
 def _outcomes(cases: Iterable[Case], seed: int, jobs: int) -> Iterator[Outcome]:
@@ -78,23 +70,14 @@ def _run(name: str, seed: int) -> Outcome:
     return run(BY_NAME[name], seed)
 
 
-def _table(cases: Sequence[Case], outcomes: dict[str, Outcome]) -> Table:
+def _table(outcomes: Sequence[Outcome]) -> Table:
     table = Table(title="Healthy trainings under gradwatch", caption="Above info there must be none.")
     for column in ("training", "steps", "s", "goal", "reached", "learned", "above info", "info"):
         table.add_column(column, justify="right" if column in {"steps", "s", "reached"} else "left")
-    for case in cases:
-        outcome = outcomes[case.name]
+    for outcome in outcomes:
         learned = "yes" if outcome.learned else "[red]NO[/]"
-        alarms = f"[red]{_codes(outcome.alarms + outcome.failures)}[/]" if outcome.alarms + outcome.failures else ""
-        numbers = (str(outcome.steps), f"{outcome.seconds:.1f}", case.learned.words, f"{outcome.value:.4g}")
-        table.add_row(case.name, *numbers, learned, alarms, _codes(outcome.remarks))
+        wrong = codes(outcome.alarms + outcome.failures)
+        goal = BY_NAME[outcome.name].learned.words
+        numbers = (str(outcome.steps), f"{outcome.seconds:.1f}", goal, f"{outcome.value:.4g}")
+        table.add_row(outcome.name, *numbers, learned, f"[red]{wrong}[/]" if wrong else "", codes(outcome.remarks))
     return table
-
-
-def _codes(texts: Iterable[str]) -> str:
-    return ", ".join(text.split(",")[0].split(":")[0] for text in texts)
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    sys.exit(main())
