@@ -56,6 +56,9 @@ score: $(INSTALLED) ## every bug of the zoo, in every way of training: what grad
 score-rules: $(INSTALLED) ## every health rule on planted faults and on healthy trainings (writes docs/rule_figures.md)
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m tests.rules.score $(SCORE_ARGS)
 
+rule-pictures: $(INSTALLED) ## a picture and an example of every health rule (writes docs/rules and docs/images/rules)
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/rule_pictures.py $(BENCHMARK_ARGS)
+
 benchmark: $(INSTALLED) ## what the monitor costs
 	@$(BIN)/python benchmarks/overhead.py $(BENCHMARK_ARGS)
 

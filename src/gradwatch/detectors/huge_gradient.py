@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradwatch.detectors.catalogue.gradients import HUGE
 from gradwatch.records import Finding
 
 # The largest float32 is 3.4e38: squares of anything above its root are inf (IEEE 754 binary32).
@@ -22,14 +23,12 @@ def huge_gradient(header: dict[str, Any], layer: str, norm: float, *, fate: str)
     """Return the finding for a finite gradient norm whose square overflows float32; ``fate`` is a key of ``FATES``."""
     return Finding(
         **header,
-        code="huge-gradient",
+        code=HUGE.code,
         status="opened",
         since_step=header["step"],
-        severity="warning",
+        severity=HUGE.severity,
         layer=layer,
-        message=f"The gradient of {layer} has a norm of {norm:.3g}: finite, but its square overflows float32."
-        f" {FATES[fate]}",
+        message=HUGE.message.format(layer=layer, grad_norm=norm, fate=FATES[fate]),
         evidence={"grad_norm": norm, "square_overflows_above": SQUARE_OVERFLOWS},
-        advice="Look at this batch and at the learning rate; clip the gradients. torch.nn.utils.clip_grad_norm_ alone"
-        " would have computed an infinite norm here and set every gradient to zero.",
+        advice=HUGE.advice,
     )

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gradwatch.detectors.catalogue.families import FAMILIES
+from gradwatch.detectors.catalogue.families import FAMILIES, RULES
+from gradwatch.detectors.catalogue.gradients import HUGE
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gradwatch.detectors.catalogue.rule import Rule
+    from gradwatch.records import Severity
+
+WORDS = {0.5: "half of"}
+
+
+class Example(NamedTuple):
+    """A finding of a real training: what was wrong there, what was said, and what its picture shows."""
+
+    fault: str
+    step: int
+    severity: Severity
+    layer: str | None
+    message: str
+    evidence: dict[str, Any]
+    picture: str
+
+
+def read_examples(path: Path) -> dict[str, Example]:
+    """Return the examples that ``make rule-pictures`` has left, by code."""
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    return {code: Example(**example) for code, example in saved.items()}
 
 
 def contents() -> str:
@@ -16,13 +41,16 @@ def contents() -> str:
     return f"""\
 # Health rules
 
-What gradwatch reads out of the numbers of a run. Each rule looks at every log step and, through the rows in between, at
-every optimizer step; a sign that lasts opens a finding, which is told once, and closed once the sign has gone. Findings
-are in `events.jsonl` (type `finding`) with layer, evidence and advice. `gradwatch rules` prints this table,
-`gradwatch rules CODE` one rule.
+The {len(RULES)} things that gradwatch finds in the numbers of a run before they become NaN, or although they never do.
+Rules look at every log step (`log_every_n_steps`), and through it at every optimizer step since the one before. A sign
+that lasts opens a finding. The finding is told once, told again if it gets much worse, and closed when the sign has
+gone. It is in `events.jsonl` (type `finding`) with layer, message, evidence and advice. `gradwatch rules` prints the
+tables below, `gradwatch rules CODE` one rule.
 
-Severity `info` is said of healthy trainings too; `warning` and `error` are not, on the trainings that we try
-([figures](../rule_figures.md)).
+- `error`: what is trained or saved is wrong.
+- `warning`: the training suffers, or will.
+- `info`: worth knowing, and possibly meant. Healthy trainings have some of these; of `warning` and `error` none, on
+  those that we try ([figures](../rule_figures.md)).
 
 {tables}
 ## Changing a threshold, dropping a rule
@@ -38,8 +66,9 @@ detectors: [default, {{loss-spike: {{deviations: 20}}}}, {{loss-plateau: false}}
 ```
 
 A list without `"default"` has in force what it names and nothing else: `detectors=["exploding-gradient"]`, or
-`detectors=[]` for none. Besides its own thresholds every rule has `records` and `steps` (how long a sign must last),
-`quiet` and `release` (when a finding closes).
+`detectors=[]` for none. Besides its own thresholds every rule has four that say how long a sign must last: it opens a
+finding after `records` log steps in a row that span `steps` optimizer steps, and the finding closes after `quiet` log
+steps at less than `release` times the threshold. `{HUGE.code}` has none of them: it is told with the step itself.
 
 ## A rule of your own
 
@@ -48,6 +77,7 @@ alarms. gradwatch opens, updates and closes the findings, keeps the state in che
 strings, lists and NamedTuples), and switches a rule off that raises.
 
 ```python
+from gradwatch import NumericalHealthMonitor
 from gradwatch.detectors.alarms import Alarm
 
 
@@ -59,26 +89,77 @@ def loss_below(state, seen):
 NumericalHealthMonitor(detectors=["default", (lambda: None, loss_below)])
 ```
 
-`seen` is a [`gradwatch.observations.Observation`](../../src/gradwatch/observations.py): every step since the last log
-step, the layers' norms and ratios, the sampled forward pass. NaN in it means "not known". In YAML, name the pair by its
-import path: `detectors: [default, my_project.rules:pair]`.
+Its code is the name of the function, `loss-below`. `seen` is a
+[`gradwatch.observations.Observation`](../../src/gradwatch/observations.py): every step since the last log step, the
+layers' norms and ratios, the sampled forward pass. NaN in it means "not known". In YAML, name the pair by its import
+path: `detectors: [default, my_project.rules:pair]`.
 """
 
 
-def page(rule: Rule, *, picture: str | None = None) -> str:
-    """Return the page of one rule; ``picture`` is the path of its image, relative to the page."""
-    parts = [f"# {rule.code}", f"Severity `{rule.severity}`. {rule.meaning}"]
-    if picture is not None:
-        parts.append(f"![{rule.code}: a training with the fault and the same one without it]({picture})")
-    parts += ["## When it is found", f"{_sentence(rule.formula)}. {_persistence(rule)}"]
+def page(rule: Rule, *, example: Example | None = None) -> str:
+    """Return the page of one rule, with what it found in a training that has the fault."""
+    family = next(name for name, rules in FAMILIES.items() if rule in rules)
+    parts = [f"# {rule.code}", f"`{rule.severity}` · {family} · [all rules](README.md)", rule.meaning]
+    if example is not None:
+        parts += _shown(rule, example)
+    parts += ["## When it is found", f"{_sentence(rule.formula)}.", persistence(rule)]
     if rule.silent_when:
         parts.append(f"Silent on: {rule.silent_when}.")
     if rule.thresholds:
-        rows = [f"| `{t.name}` | {t.value:g} | {t.meaning} | {t.source} |" for t in rule.thresholds]
-        parts.append("\n".join(["| threshold | value | meaning | source |", "|---|---|---|---|", *rows]))
+        parts += ["## Thresholds", _thresholds(rule), _change(rule)]
     causes = "\n".join(f"- {cause}" for cause in rule.causes)
     parts += ["## Likely causes", causes, "## What to do", rule.advice]
     return "\n\n".join(parts) + "\n"
+
+
+def persistence(rule: Rule) -> str:
+    """Return how long a sign must last, in a sentence."""
+    if rule is HUGE:
+        return "It is told with the step itself, once for each such step, and is never closed."
+    if rule.records == 1:
+        opens = "The finding opens at the first log step that shows this"
+    else:
+        opens = f"The finding opens when {rule.records} log steps in a row have shown this"
+    span = f", {rule.steps} optimizer steps apart at least" if rule.steps else ""
+    closes = "the first log step that shows" if rule.quiet == 1 else f"{rule.quiet} log steps that show"
+    share = WORDS.get(rule.release, f"{rule.release:g} times")
+    return f"{opens}{span}. It closes after {closes} less than {share} the threshold."
+
+
+def _shown(rule: Rule, example: Example) -> list[str]:
+    """Return the picture and the finding of the training that the picture is of."""
+    evidence = ", ".join(f"`{name}` {_value(value)}" for name, value in example.evidence.items())
+    lines = [f"> **{example.severity}** at step {example.step}: {example.message}"]
+    lines += [f">\n> layer `{example.layer}`"] if example.layer else []
+    lines += [f">\n> evidence: {evidence}"] if evidence else []
+    return [
+        f"![{_escaped(example.picture)}](../images/rules/{rule.code}.svg)",
+        f"In the picture: {example.fault} What gradwatch says of it:",
+        "\n".join(lines),
+    ]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name}: {_value(item)}" for name, item in value.items()) + ")"
+    return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", "(").replace("]", ")")
+
+
+def _thresholds(rule: Rule) -> str:
+    rows = [f"| `{t.name}` | {t.value:g} | {t.meaning} | {t.source} |" for t in rule.thresholds]
+    return "\n".join(["| name | value | meaning | where it comes from |", "|---|---|---|---|", *rows])
+
+
+def _change(rule: Rule) -> str:
+    first = rule.thresholds[0]
+    change = f'{{"{rule.code}": {{"{first.name}": {2 * first.value:g}}}}}'
+    return f'```python\nNumericalHealthMonitor(detectors=["default", {change}])\n```'
 
 
 def _table(family: str, rules: tuple[Rule, ...]) -> str:
@@ -86,14 +167,5 @@ def _table(family: str, rules: tuple[Rule, ...]) -> str:
     return "\n".join([f"## {_sentence(family)}", "", "| rule | severity | meaning |", "|---|---|---|", *rows, ""])
 
 
-def _persistence(rule: Rule) -> str:
-    records = "one log step" if rule.records == 1 else f"{rule.records} log steps in a row"
-    span = f" that span {rule.steps} optimizer steps" if rule.steps else ""
-    closes = "the next log step" if rule.quiet == 1 else f"{rule.quiet} log steps"
-    return (
-        f"The finding opens after {records}{span}, and closes after {closes} at less than {rule.release:g} times that."
-    )
-
-
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text if text.startswith("nll") else text[:1].upper() + text[1:]

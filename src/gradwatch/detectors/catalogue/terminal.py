@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gradwatch.detectors.catalogue.families import FAMILIES, RULES
+from gradwatch.detectors.catalogue.pages import persistence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,8 +41,7 @@ def print_rule(console: Console, rule: Rule) -> None:
     table.add_column()
     table.add_row("meaning", rule.meaning)
     table.add_row("found when", rule.formula)
-    table.add_row("lasting", f"{rule.records} log step(s), {rule.steps} optimizer step(s)")
-    table.add_row("closes", f"after {rule.quiet} log step(s) at less than {rule.release:g} times the threshold")
+    table.add_row("lasting", persistence(rule))
     if rule.silent_when:
         table.add_row("silent on", rule.silent_when)
     for threshold in rule.thresholds:
