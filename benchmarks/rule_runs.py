@@ -75,7 +75,8 @@ def first_case(code: str) -> Case:
 
 def fault(case: Case) -> str:
     """Return what is wrong in a case, in words."""
-    return f"{case.model}. {' '.join((inspect.getdoc(case.build) or '').split())}"
+    text = " ".join((inspect.getdoc(case.build) or "").split())
+    return f"{case.model}. {text.replace('``', '`')}"
 
 
 def both(case: Case) -> tuple[Run, Run]:

@@ -97,9 +97,10 @@ SCALE = Rule(
             " PyTorch's defaults lose up to 50 times without harm, their biases setting a floor",
         ),
     ),
-    silent_when="not the first step of a run, fewer than three layers, or an input that is exactly zero (layers that"
-    " are meant to begin at zero)",
+    silent_when="fewer than three layers, or an input that is exactly zero (layers that are meant to begin at zero);"
+    " a run that resumes",
     quantity="factor or its inverse / limit",
+    looks_at="",
 )
 
 RULES = (DEAD_RELU, SATURATED, SCALE)

@@ -173,6 +173,7 @@ VALIDATION = Rule(
     records=3,
     silent_when="no logged metric has val and loss in its name",
     quantity="rise of the validation loss, as a multiple of the limit",
+    looks_at="validation",
 )
 
 RULES = (SPIKE, DIVERGENCE, PLATEAU, NEGATIVE, CONSTANT, VALIDATION)

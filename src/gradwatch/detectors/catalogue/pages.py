@@ -104,7 +104,7 @@ def page(rule: Rule, *, example: Example | None = None) -> str:
         parts += _shown(rule, example)
     parts += ["## When it is found", f"{_sentence(rule.formula)}.", persistence(rule)]
     if rule.silent_when:
-        parts.append(f"Silent on: {rule.silent_when}.")
+        parts += ["It stays silent on:", "\n".join(f"- {part.strip()}" for part in rule.silent_when.split(";"))]
     if rule.thresholds:
         parts += ["## Thresholds", _thresholds(rule), _change(rule)]
     causes = "\n".join(f"- {cause}" for cause in rule.causes)
@@ -116,22 +116,23 @@ def persistence(rule: Rule) -> str:
     """Return how long a sign must last, in a sentence."""
     if rule is HUGE:
         return "It is told with the step itself, once for each such step, and is never closed."
+    if not rule.looks_at:
+        return "It is looked for once, at the start of a run, and is never closed."
     if rule.records == 1:
-        opens = "The finding opens at the first log step that shows this"
+        opens = f"The finding opens at the first {rule.looks_at} that shows this"
     else:
-        opens = f"The finding opens when {rule.records} log steps in a row have shown this"
+        opens = f"The finding opens when {rule.records} {rule.looks_at}s in a row have shown this"
     span = f", {rule.steps} optimizer steps apart at least" if rule.steps else ""
-    closes = "the first log step that shows" if rule.quiet == 1 else f"{rule.quiet} log steps that show"
+    after = f"the first {rule.looks_at} that shows" if rule.quiet == 1 else f"{rule.quiet} {rule.looks_at}s that show"
     share = WORDS.get(rule.release, f"{rule.release:g} times")
-    return f"{opens}{span}. It closes after {closes} less than {share} the threshold."
+    return f"{opens}{span}. It closes after {after} less than {share} the threshold."
 
 
 def _shown(rule: Rule, example: Example) -> list[str]:
     """Return the picture and the finding of the training that the picture is of."""
-    evidence = ", ".join(f"`{name}` {_value(value)}" for name, value in example.evidence.items())
     lines = [f"> **{example.severity}** at step {example.step}: {example.message}"]
-    lines += [f">\n> layer `{example.layer}`"] if example.layer else []
-    lines += [f">\n> evidence: {evidence}"] if evidence else []
+    lines += [f">\n> layer: `{example.layer}`"] if example.layer else []
+    lines += [f">\n> evidence: `{json.dumps(example.evidence, ensure_ascii=False)}`"] if example.evidence else []
     return [
         f"![{_escaped(example.picture)}](../images/rules/{rule.code}.svg)",
         f"In the picture: {example.fault} What gradwatch says of it:",
@@ -139,21 +140,18 @@ def _shown(rule: Rule, example: Example) -> list[str]:
     ]
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return "(" + ", ".join(f"{name}: {_value(item)}" for name, item in value.items()) + ")"
-    return ", ".join(map(_value, value)) if isinstance(value, list) else str(value)
-
-
 def _escaped(text: str) -> str:
     return text.replace("[", "(").replace("]", ")")
 
 
 def _thresholds(rule: Rule) -> str:
-    rows = [f"| `{t.name}` | {t.value:g} | {t.meaning} | {t.source} |" for t in rule.thresholds]
+    cells = [(f"`{t.name}`", f"{t.value:g}", t.meaning, t.source) for t in rule.thresholds]
+    rows = [_row(row) for row in cells]
     return "\n".join(["| name | value | meaning | where it comes from |", "|---|---|---|---|", *rows])
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _change(rule: Rule) -> str:
@@ -168,4 +166,6 @@ def _table(family: str, rules: tuple[Rule, ...]) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text if text.startswith("nll") else text[:1].upper() + text[1:]
+    """Return the text with a capital, unless it begins with a symbol or a name of code."""
+    word = text.split()[0].rstrip(",:")
+    return text[:1].upper() + text[1:] if word.isalpha() and len(word) > 1 else text

@@ -20,6 +20,7 @@ MISMATCH = Rule(
     quiet=1,
     silent_when="the point is a kink, or the loss does not move by more than its round-off",
     quantity="1 where the gradient is wrong",
+    looks_at="gradient check",
 )
 
 STOPPED = Rule(
@@ -33,6 +34,7 @@ STOPPED = Rule(
     advice="If that is meant (a target network, straight-through), all is well; an accidental detach looks the same.",
     quiet=1,
     quantity="1 where gradients are stopped",
+    looks_at="gradient check",
 )
 
 PRECISION = Rule(
@@ -51,6 +53,7 @@ PRECISION = Rule(
     quiet=1,
     silent_when="precision was not compared",
     quantity="1 where a gradient is imprecise",
+    looks_at="gradient check",
 )
 
 IRREPRODUCIBLE = Rule(
@@ -65,6 +68,7 @@ IRREPRODUCIBLE = Rule(
     " operations or names them.",
     quiet=1,
     quantity="1 where a gradient does not repeat",
+    looks_at="gradient check",
 )
 
 MIXING = Rule(
@@ -87,6 +91,7 @@ MIXING = Rule(
     " them; the batch is one sequence, or one sample; what mixes is named after a normalisation over the batch, a"
     " mixture of experts or a loss",
     quantity="1 where samples are mixed",
+    looks_at="",
 )
 
 RULES = (MISMATCH, STOPPED, PRECISION, IRREPRODUCIBLE, MIXING)
