@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import math
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -42,8 +43,11 @@ FAULT, TWIN, GREY = "#d55e00", "#0072b2", "#555555"
 LIMIT = "#888888"
 SIZE = (6.6, 2.7)
 APART = 0.1  # of the height of the axes, between two labels
+FEW_DECADES = 150.0
 MARKED = 40  # points, up to which each one is drawn
 DIGITS = 4
+# What the evidence calls the step that a finding is about, where that is not the log step at which it opens.
+EVENTS = ("step", "jump_step", "restart_step", "at_step")
 
 
 class Line(NamedTuple):
@@ -56,12 +60,14 @@ class Line(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """All that is drawn: curves (the first one has the fault), the threshold, where the finding opens."""
+    """All that is drawn: curves (the first has the fault), thresholds, where the finding opens and of which step."""
 
     label: str
     lines: list[Line]
     limit: float | None
+    twin_limit: float | None
     mark: float | None
+    event: float | None
     quantity: Quantity
 
 
@@ -78,19 +84,24 @@ def picture_of(code: str, faulty: Run, twin: Run) -> Picture:
             Line(name, finite(points), TWIN if "without" in name else FAULT, style)
             for name, points, style in rank_lines(code, faulty, twin, layer)
         ]
-    if finding is None or not lines[0].points:
-        mark = None
-    else:
+    limit, twin_limit = quantity.limit(faulty, layer), None
+    if quantity.twin_limit:
+        twin_limit = quantity.limit(twin, layer)
+    mark = event = None
+    if finding is not None and lines[0].points:
         mark = lines[0].points[-1][0] if quantity.at_end else float(finding.step)
-    return Picture(quantity.label.format(layer=layer), lines, quantity.limit(faulty, layer), mark, quantity)
+        event = next((float(finding.evidence[name]) for name in EVENTS if name in finding.evidence), mark)
+    return Picture(quantity.label.format(layer=layer), lines, limit, twin_limit, mark, event, quantity)
 
 
 def described(picture: Picture, finding: Finding | None) -> str:
     """Return in words what is to be seen."""
     ranges = [f"{_range(line.points)} {line.name}" for line in picture.lines]
-    text = f"{picture.label} over {picture.quantity.x}: {', '.join(ranges)}"
+    text = f"{picture.label[:1].upper()}{picture.label[1:]} by {picture.quantity.x}: {', '.join(ranges)}"
     if picture.limit is not None:
         text += f"; {picture.quantity.threshold} {picture.limit:.3g}"
+    if picture.twin_limit is not None:
+        text += f" ({picture.twin_limit:.3g} without the fault)"
     return text + (f"; the finding opens at step {finding.step}." if finding is not None else ".")
 
 
@@ -118,47 +129,66 @@ def draw(picture: Picture, finding: Finding | None, path: Path) -> None:
         }
     )
     figure, axes = plt.subplots(figsize=SIZE)
-    figure.subplots_adjust(left=0.105, right=0.79, top=0.81, bottom=0.17)
+    figure.subplots_adjust(left=0.115, right=0.79, top=0.81, bottom=0.17)
+    once = len({x for line in picture.lines for x, _ in line.points}) == 1
     for line in picture.lines:
         shown = [(x, y) for x, y in line.points if y > 0 or not picture.quantity.log]
-        marker = "o" if len(shown) <= MARKED else None
         x, y = [x for x, _ in shown], [y for _, y in shown]
+        if once:
+            axes.bar(x, y, 0.2, color=line.colour, zorder=3)
+            continue
+        marker = "o" if len(shown) <= MARKED else None
         axes.plot(x, y, line.style, color=line.colour, lw=1.6, marker=marker, ms=3.2, clip_on=False, zorder=3)
     _set_axes(axes, picture)
-    if picture.limit is not None:
-        axes.axhline(picture.limit, color=LIMIT, lw=1.2, ls=(0, (4, 2)), zorder=2)
+    for limit, colour in ((picture.limit, LIMIT), (picture.twin_limit, TWIN)):
+        if limit is not None:
+            axes.axhline(limit, color=colour, lw=1.2, ls=(0, (4, 2)), zorder=2)
     _mark(axes, picture, finding)
     _label(axes, picture)
     axes.text(0, 1.17, picture.label, transform=axes.transAxes, fontweight="bold", color="#222222", va="bottom")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     plt.close(figure)
+    path.write_text(rounded(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def rounded(svg: str) -> str:
+    """Return the picture with coordinates to a hundredth of a point, finer than any screen: half of the file."""
+    return re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
 
 
 def _set_axes(axes: Axes, picture: Picture) -> None:
     from matplotlib import ticker  # noqa: PLC0415 - as above
 
     quantity = picture.quantity
+    values = [y for line in picture.lines for _, y in line.points]
+    values += [limit for limit in (picture.limit, picture.twin_limit) if limit is not None]
     if quantity.log:
+        values = [value for value in values if value > 0]
+        low, high = min(values), max(values)
+        room = max((high / low) ** 0.08, 1.5)
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(ticker.LogLocator(numticks=6))
+        axes.set_ylim(low / room, high * room)
+        few = high / low < FEW_DECADES
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if few else (1,), numticks=6))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
-        values = [y for line in picture.lines for _, y in line.points if y > 0]
-        values += [picture.limit] if picture.limit else []
-        room = (max(values) / min(values)) ** 0.08
-        axes.set_ylim(min(values) / max(room, 1.5), max(values) * max(room, 1.5))
+        if few:
+            axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     else:
-        values = [y for line in picture.lines for _, y in line.points]
-        values += [picture.limit] if picture.limit is not None else []
         low = min(values) if quantity.lowest is None else quantity.lowest
         high = max(values) if quantity.highest is None else quantity.highest
         room = 0.06 * ((high - low) or abs(high) or 1.0)
         axes.set_ylim(low - room, high + room)
-        axes.yaxis.set_major_locator(ticker.MaxNLocator(4))
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(8, integer=True))
+        axes.yaxis.set_major_locator(ticker.MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{round(value, 12):g}"))
+    if quantity.ticks:
+        axes.set_yticks(list(quantity.ticks), list(quantity.ticks.values()))
     places = [x for line in picture.lines for x, _ in line.points]
     room = 0.02 * (max(places) - min(places)) or 1.0
     axes.set_xlim(min(places) - room, max(places) + room)
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(8, steps=[1, 2, 5, 10], integer=True))
+    if len(set(places)) == 1:
+        axes.set_xticks(places[:1])
     axes.set_xlabel(quantity.x, color=GREY)
     axes.tick_params(colors=GREY, length=3)
     axes.grid(alpha=0.25, lw=0.6)
@@ -169,12 +199,12 @@ def _set_axes(axes: Axes, picture: Picture) -> None:
 
 def _mark(axes: Axes, picture: Picture, finding: Finding | None) -> None:
     """Mark where the finding opens, on the curve with the fault."""
-    if picture.mark is None or finding is None:
+    if picture.mark is None or picture.event is None or finding is None:
         return
     points = picture.lines[0].points
-    before = [point for point in points if point[0] <= picture.mark] or points[:1]
+    before = [point for point in points if point[0] <= picture.event] or points[:1]
     x, y = before[-1]
-    if y > 0 or not picture.quantity.log:
+    if len({x for line in picture.lines for x, _ in line.points}) > 1 and (y > 0 or not picture.quantity.log):
         axes.plot([x], [y], "o", ms=8, mfc="none", mec="#222222", mew=1.4, zorder=4, clip_on=False)
     axes.axvline(picture.mark, color="#222222", lw=0.8, zorder=1)
     left, right = axes.get_xlim()
@@ -188,10 +218,11 @@ def _label(axes: Axes, picture: Picture) -> None:
     labels: list[tuple[float, str, str]] = []
     for line in picture.lines:
         known = [y for _, y in line.points if y > 0 or not picture.quantity.log]
-        end = _height(axes, known[-1]) if known else 0.0
-        labels.append((end, line.name if line.points else f"{line.name}:\nnot measured", line.colour))
-    if picture.limit is not None:
-        labels.append((_height(axes, picture.limit), picture.quantity.threshold, GREY))
+        end = _height(axes, known[-1]) if known else 2 * APART
+        labels.append((end, line.name if line.points else f"{line.name}:\n{picture.quantity.absent}", line.colour))
+    for limit, colour in ((picture.limit, GREY), (picture.twin_limit, TWIN)):
+        if limit is not None:
+            labels.append((_height(axes, limit), picture.quantity.threshold, colour))
     lowest = -math.inf
     places = []
     for end, name, colour in sorted(labels, key=lambda label: label[0]):

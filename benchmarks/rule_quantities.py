@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gradwatch.detectors.catalogue.families import RULES
 from gradwatch.detectors.huge_gradient import SQUARE_OVERFLOWS
+from gradwatch.probes.correctness import TENSOR_TOLERANCE, WHOLE_TOLERANCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -34,6 +35,9 @@ class Quantity:
         x: what the values stand over.
         lowest, highest: of the axis, where the data should not decide.
         at_end: the finding is marked at the last value, and not at its step.
+        twin_limit: the healthy twin has a limit of its own.
+        ticks: what stands for single values on the axis.
+        absent: why there may be nothing to draw.
     """
 
     label: str
@@ -45,6 +49,9 @@ class Quantity:
     lowest: float | None = None
     highest: float | None = None
     at_end: bool = False
+    twin_limit: bool = False
+    ticks: dict[float, str] = field(default_factory=dict)
+    absent: str = "not measured"
 
 
 def quantity_of(code: str) -> Quantity:
@@ -281,11 +288,11 @@ LOSS = "loss"
 RATE = "learning rate"
 SCALE = "loss scale"
 QUANTITIES: dict[str, Quantity] = {
-    "exploding-gradient": measured("rise of the gradient norm by the limit", log=True),
-    "vanishing-gradient": told("gradient an element, first layers", "first", 1e-7, log=True),
+    "exploding-gradient": measured("gradient norm, as a multiple of the limit", log=True),
+    "vanishing-gradient": told("gradient norm / √elements, first layers", "first", 1e-7, log=True),
     "dead-layer": of_layer("gradient norm of {layer}", "grad_norm_max", lowest=0.0),
-    "unused-parameter": without_gaps(of_layer("gradient norm of {layer}", "grad_norm", lowest=0.0)),
-    "outlier-layer": measured("gradient norm of {layer} by the limit", log=True),
+    "unused-parameter": without_gaps(of_layer("gradient norm of {layer} (0: no gradient)", "grad_norm", lowest=0.0)),
+    "outlier-layer": measured("gradient norm of {layer}, as a multiple of the limit", log=True),
     "huge-gradient": Quantity(
         label="largest gradient norm since the last log step",
         read=_largest_norms,
@@ -294,18 +301,28 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "large-update": measured("‖Δw‖ / ‖w‖ of one step, {layer}", 0.1, log=True),
     "small-update": of_layer("‖Δw‖ / ‖w‖ of one step, {layer}", "update_ratio", limit=_at(1e-7), log=True),
-    "lost-update": of_layer("share of weights left unchanged", "unchanged", limit=_at(0.5), lowest=0.0, highest=1.0),
+    "lost-update": of_layer(
+        "share of weights of {layer} left unchanged",
+        "unchanged",
+        absent="float32 weights",
+        limit=_at(0.5),
+        lowest=0.0,
+        highest=1.0,
+    ),
     "adam-epsilon": of_layer(
         "share with √v below eps, {layer}", "below_epsilon", limit=_at(0.5), lowest=0.0, highest=1.0
     ),
-    "weight-growth": measured("growth of {layer} by the limit", log=True),
+    "weight-growth": measured("weight norm of {layer}, as a multiple of the limit", log=True),
     "frozen-weights": without_gaps(of_layer("‖Δw‖ / ‖w‖ of one step, {layer}", "update_ratio", lowest=0.0)),
-    "clips-always": each_step(NORM, "grad_norm", limit=_clipping_limit, threshold="clipped above", log=True),
+    "clips-always": each_step(
+        NORM, "grad_norm", limit=_clipping_limit, threshold="clipped above", twin_limit=True, log=True
+    ),
     "clips-never": largest_of_steps(
         "largest gradient norm since the last log step",
         "grad_norm",
         limit=_clipping_limit,
         threshold="clipped above",
+        twin_limit=True,
         log=True,
     ),
     "clips-one-layer": Quantity(
@@ -314,7 +331,7 @@ QUANTITIES: dict[str, Quantity] = {
     "learning-rate-jump": each_step(RATE, "lr", limit=_times_start("lr", 10.0), log=True),
     "learning-rate-restart": each_step(RATE, "lr"),
     "zero-learning-rate": each_step(RATE, "lr"),
-    "missing-warmup": each_step(LOSS, "loss", limit=_times_start("loss", 1.5)),
+    "missing-warmup": each_step(LOSS, "loss", limit=_times_start("loss", 1.5), log=True),
     "loss-spike": each_step(LOSS, "loss", log=True),
     "loss-divergence": each_step(LOSS, "loss", limit=_times_start("loss", 1.5, 20), log=True),
     "negative-loss": each_step(LOSS, "loss", limit=_at(0.0)),
@@ -322,7 +339,7 @@ QUANTITIES: dict[str, Quantity] = {
     "validation-divergence": Quantity(
         label="validation loss", read=_losses_of_validation, limit=_best_validation, threshold="1.3 x the best"
     ),
-    "loss-scale-collapse": each_step(SCALE, "loss_scale", log=True),
+    "loss-scale-collapse": each_step(SCALE, "loss_scale", limit=_times_start("loss_scale", 1 / 16, 20), log=True),
     "skipped-steps": measured("share of skipped steps", 0.1, lowest=0.0),
     "gradient-underflow": of_layer(
         "share below fp16's normal range", "subnormal", limit=_at(0.5), lowest=0.0, highest=1.0
@@ -342,16 +359,34 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "unnormalised-input": measured("rms of what enters {layer}", 20.0, log=True),
     "constant-input": of_input("std of what enters {layer}", lambda entry: entry.std),
+    "nonfinite-running-statistics": of_norm(
+        "running statistics of {layer}", lambda entry: float(not entry.finite), ticks={0: "finite", 1: "not finite"}
+    ),
+    "frozen-running-statistics": of_norm(
+        "running statistics of {layer}", lambda entry: float(entry.at_start), ticks={0: "updated", 1: "as built"}
+    ),
     "nonfinite-input": Quantity(label="NaN and inf in a batch", read=_bad_values),
     "target-domain": each_step(LOSS, "loss"),
     "small-batch": each_step("samples in a batch", "batch_size", limit=_times_start("batch_size", 0.1), lowest=0.0),
     "small-batch-normalisation": of_norm(
         "samples a device in {layer}", lambda entry: entry.samples, limit=_at(4.0), lowest=0.0
     ),
-    "gradient-mismatch": of_check("error against finite differences", _largest("relative_error"), log=True),
-    "stopped-gradient": of_check("error against finite differences", _largest("relative_error"), log=True),
-    "precision-gap": of_check("error against float64", _largest("precision_error"), log=True),
-    "irreproducible-gradient": of_check("difference of two gradients", _largest("difference")),
+    "gradient-mismatch": of_check(
+        "gradient against finite differences, relative error",
+        lambda check: math.nan if check.relative_error is None else check.relative_error,
+        limit=_at(WHOLE_TOLERANCE),
+        log=True,
+    ),
+    "stopped-gradient": of_check(
+        "gradient against finite differences, largest relative error",
+        _largest("relative_error"),
+        limit=_at(TENSOR_TOLERANCE),
+        log=True,
+    ),
+    "precision-gap": of_check(
+        "gradient against float64, largest relative error", _largest("precision_error"), log=True
+    ),
+    "irreproducible-gradient": of_check("largest difference of two gradients of one batch", _largest("difference")),
     "batch-mixing": of_check("change of other samples' outputs", lambda record: record.change, lowest=0.0),
     "rank-weights-differ": Quantity(label="weight norm of {layer}", read=norms_of_rank(0, "weight_norm")),
     "rank-gradients-differ": Quantity(label="gradient norm of {layer}", read=norms_of_rank(0, "grad_norm")),
@@ -364,9 +399,9 @@ def rank_lines(code: str, faulty: Run, twin: Run, layer: str | None) -> list[tup
     column = RANK_COLUMNS[code]
     first, second = norms_of_rank(0, column), norms_of_rank(1, column)
     return [
-        ("rank 0, with the fault", first(faulty, layer), "-"),
-        ("rank 1, with the fault", second(faulty, layer), "--"),
-        ("both ranks without it", first(twin, layer), "-"),
+        ("rank 0, fault", first(faulty, layer), "-"),
+        ("rank 1, fault", second(faulty, layer), "--"),
+        ("both, without it", first(twin, layer), "-"),
     ]
 
 

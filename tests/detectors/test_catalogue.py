@@ -8,15 +8,18 @@ import string
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from gradwatch.detectors.catalogue import mixed_precision, updates
 from gradwatch.detectors.catalogue.families import FAMILIES, RULES
 from gradwatch.detectors.catalogue.pages import contents, page, read_examples
-from gradwatch.detectors.catalogue.rule import Rule
 from gradwatch.detectors.default import DETECTORS
 from gradwatch.detectors.selection import select
+
+if TYPE_CHECKING:
+    from gradwatch.detectors.catalogue.rule import Rule
 
 DOCS = Path(__file__).parents[2] / "docs"
 EXAMPLES = read_examples(DOCS / "rules" / "examples.json")
@@ -84,7 +87,7 @@ def test_a_rule_is_described(rule: Rule) -> None:
     assert rule.severity in {"info", "warning", "error"}
     assert all((rule.meaning, rule.formula, rule.message, rule.advice, rule.quantity))
     assert rule.causes
-    assert all(text.endswith(".") for text in (rule.meaning, rule.advice))
+    assert all(text.endswith((".", "?")) for text in (rule.meaning, rule.advice))
     assert not rule.formula.endswith(".")
     assert not rule.silent_when.endswith(".")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,21 +30,19 @@ with `make score-rules` ({machine()}).
 
 ## Planted faults
 
-{_planted_summary(trials)} Code, layer and step were written down from the definition of the rule, before it had seen
-the training; the trainings are in `tests/rules/planted`.
+{_planted_summary(trials)}
 
 - models: how many different networks have the fault, each with {_seeds(trials)} seeds.
 - found: the code was opened in time; right layer: in time, and for the layer that has the fault.
 - latest / allowed: the training that came closest to its limit: the step at which the finding opened, and the last one
-  that would have counted. A log step is every 5 or 10 steps, and every 20 where a run is long.
+  that would have counted. Log steps are 5 or 10 steps apart.
 - false alarms: healthy twins of these faults in which anything was found above info, or the code at all.
 
 {_planted_table(trials)}
 
 ## Healthy trainings
 
-{_healthy_summary(outcomes)} They are in `tests/rules/healthy`, as a competent user makes them: under default settings
-nothing may be found in them above info, and each must reach what was written down beforehand.
+{_healthy_summary(outcomes)}
 
 {_healthy_table(outcomes)}
 {_wrong(trials, outcomes)}
@@ -65,10 +64,11 @@ def _planted_summary(trials: Sequence[Trial]) -> str:
     right = sum(trial.outcome.right_layer for trial in faulty)
     alarms = sum(not trial.outcome.silent for trial in twins)
     models = len({trial.job.case for trial in trials})
-    return (
+    return _paragraph(
         f"{models} trainings with one fault each, and their twins without it, in {_seeds(trials)} seeds: {found} of"
         f" {len(faulty)} faults are found in time, {right} of them for the right layer; {alarms} of {len(twins)} twins"
-        " have a false alarm."
+        " have a false alarm. Code, layer and step were written down from the definition of the rule, before it had"
+        " seen the training; the trainings are in `tests/rules/planted`."
     )
 
 
@@ -100,9 +100,11 @@ def _planted_row(code: str, trials: Sequence[Trial]) -> str:
 def _healthy_summary(outcomes: Sequence[Healthy]) -> str:
     silent = sum(not outcome.alarms and not outcome.failures for outcome in outcomes)
     steps = sum(outcome.steps for outcome in outcomes)
-    return (
+    return _paragraph(
         f"{len(outcomes)} trainings without a fault, {steps:,} steps together: {silent} are silent,"
         f" {sum(outcome.learned for outcome in outcomes)} have reached their goal."
+        " They are in `tests/rules/healthy`, as a competent user makes them: under default settings nothing may be"
+        " found in them above info, and each must reach what was written down beforehand."
     )
 
 
@@ -153,6 +155,10 @@ def _seeds(trials: Iterable[Trial]) -> int:
 
 def _faulty(trials: Iterable[Trial], *, kind: bool) -> list[Trial]:
     return [trial for trial in trials if trial.job.faulty is kind]
+
+
+def _paragraph(text: str) -> str:
+    return textwrap.fill(text, 120, break_on_hyphens=False)
 
 
 def _row(cells: Iterable[object]) -> str:

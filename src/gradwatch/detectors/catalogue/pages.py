@@ -167,5 +167,5 @@ def _table(family: str, rules: tuple[Rule, ...]) -> str:
 
 def _sentence(text: str) -> str:
     """Return the text with a capital, unless it begins with a symbol or a name of code."""
-    word = text.split()[0].rstrip(",:")
+    word = text.split(maxsplit=1)[0].rstrip(",:")
     return text[:1].upper() + text[1:] if word.isalpha() and len(word) > 1 else text

@@ -28,8 +28,8 @@ class Rule:
     ``formula`` defines the sign, in the names of the thresholds; ``message`` has places for the evidence and the
     ``{layer}``. A sign opens a finding after ``records`` log steps in a row that span ``steps`` optimizer steps, and
     the finding closes after ``quiet`` log steps on which the sign shows at less than ``release`` times its threshold.
-    ``silent_when`` says where the rule does not apply, ``quantity`` what its picture draws. ``looks_at`` is the occasion
-    on which it looks: each log step, gradient check or validation; "" stands for once, at the start of a run.
+    ``silent_when`` says where the rule does not apply, ``quantity`` what its picture draws. ``looks_at``: each log
+    step, gradient check or validation; "" stands for once, at the start of a run.
     """
 
     code: str
