@@ -180,6 +180,11 @@ class HealthMonitor:
         if new_window and self._rules.wanted and (self.is_log_step or self._look.is_first):
             self._look.begin(watched.module, batch, log=self.is_log_step)
 
+    def end_forward(self) -> None:
+        """Take the hooks off, if any are on; for loops that know of the end of a forward pass before its loss."""
+        if self.active and self._look.is_on:
+            self._look.end_forward()
+
     def observe_loss(self, loss: Tensor, *, factor: float = 1.0) -> None:
         """Keep the loss that is about to be backpropagated, on its device.
 

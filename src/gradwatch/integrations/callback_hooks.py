@@ -181,6 +181,11 @@ class MonitorHooks:
             )
 
     @never_fatal
+    def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
+        """Take the forward hooks off: between the training step and this, other callbacks copy the module."""
+        self._engine.end_forward()
+
+    @never_fatal
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Keep the loss; Lightning has divided it by the number of accumulated batches."""
         if self._engine.active:
