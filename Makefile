@@ -34,7 +34,7 @@ PYTEST := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses $(WO
 .PHONY: help demo test test-all faults score score-rules rule-pictures benchmark gradient-checks lint format clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 demo: $(INSTALLED) ## train four small models under the monitor and show what it saw (one to two minutes)
 	@$(BIN)/gradwatch demo $(DEMO_ARGS)

@@ -94,25 +94,30 @@ def picture_of(code: str, faulty: Run, twin: Run) -> Picture:
     return Picture(quantity.label.format(layer=layer), lines, limit, twin_limit, mark, event, quantity)
 
 
-def described(picture: Picture, finding: Finding | None) -> str:
+def described(picture: Picture, finding: Finding) -> str:
     """Return in words what is to be seen."""
-    ranges = [f"{_range(line.points)} {line.name}" for line in picture.lines]
-    text = f"{picture.label[:1].upper()}{picture.label[1:]} by {picture.quantity.x}: {', '.join(ranges)}"
+    names = picture.quantity.ticks
+    parts = [f"{line.name}: {_range(line.points, names, picture.quantity.absent)}" for line in picture.lines]
     if picture.limit is not None:
-        text += f"; {picture.quantity.threshold} {picture.limit:.3g}"
+        parts.append(f"{picture.quantity.threshold}: {_number(picture.limit)}")
     if picture.twin_limit is not None:
-        text += f" ({picture.twin_limit:.3g} without the fault)"
-    return text + (f"; the finding opens at step {finding.step}." if finding is not None else ".")
+        parts.append(f"{picture.quantity.threshold} without the fault: {_number(picture.twin_limit)}")
+    label = f"{picture.label[:1].upper()}{picture.label[1:]}, by {picture.quantity.x}"
+    return f"{label}: {'; '.join(parts)}. The finding opens at step {finding.step}."
 
 
-def _range(points: Points) -> str:
+def _range(points: Points, names: dict[float, str], absent: str) -> str:
     if not points:
-        return "not measured"
-    low, high = (f"{pick(y for _, y in points):.2g}" for pick in (min, max))
+        return absent
+    low, high = (names.get(value) or _number(value) for value in (pick(y for _, y in points) for pick in (min, max)))
     return low if low == high else f"{low} to {high}"
 
 
-def draw(picture: Picture, finding: Finding | None, path: Path) -> None:
+def _number(value: float) -> str:
+    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else f"{value:.2g}"
+
+
+def draw(picture: Picture, finding: Finding, path: Path) -> None:
     """Draw one picture as an SVG whose text is text."""
     import matplotlib as mpl  # noqa: PLC0415 - only who draws needs it
 
@@ -197,9 +202,9 @@ def _set_axes(axes: Axes, picture: Picture) -> None:
         spine.set_color("#aaaaaa")
 
 
-def _mark(axes: Axes, picture: Picture, finding: Finding | None) -> None:
+def _mark(axes: Axes, picture: Picture, finding: Finding) -> None:
     """Mark where the finding opens, on the curve with the fault."""
-    if picture.mark is None or picture.event is None or finding is None:
+    if picture.mark is None or picture.event is None:
         return
     points = picture.lines[0].points
     before = [point for point in points if point[0] <= picture.event] or points[:1]
@@ -274,11 +279,12 @@ def make(codes: Sequence[str]) -> None:
     examples = pages.read_examples(EXAMPLES) if EXAMPLES.exists() else {}
     for code in track(codes, "rules", console=Console(stderr=True)):
         faulty, twin = both(first_case(code))
-        picture = picture_of(code, faulty, twin)
-        draw(picture, faulty.finding, PICTURES / f"{code}.svg")
-        if faulty.finding is None:
+        finding = faulty.finding
+        if finding is None:
             raise RuntimeError(f"{code} was not found in {first_case(code).name}")
-        examples[code] = example_of(code, faulty.finding, described(picture, faulty.finding))
+        picture = picture_of(code, faulty, twin)
+        draw(picture, finding, PICTURES / f"{code}.svg")
+        examples[code] = example_of(code, finding, described(picture, finding))
     ordered = {code: examples[code]._asdict() for code in RULES if code in examples}
     PAGES.mkdir(parents=True, exist_ok=True)
     EXAMPLES.write_text(json.dumps(ordered, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

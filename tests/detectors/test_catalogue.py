@@ -17,6 +17,7 @@ from gradwatch.detectors.catalogue.families import FAMILIES, RULES
 from gradwatch.detectors.catalogue.pages import contents, page, read_examples
 from gradwatch.detectors.default import DETECTORS
 from gradwatch.detectors.selection import select
+from tests.detectors.observations import findings, observation
 
 if TYPE_CHECKING:
     from gradwatch.detectors.catalogue.rule import Rule
@@ -124,6 +125,10 @@ def test_the_rule_of_ones_own_in_the_docs_works() -> None:
     exec(compile(code, "README.md", "exec"), names)  # noqa: S102 - our own documentation
     (own,) = select([(lambda: None, names["loss_below"])])
     assert own.rule.code == "loss-below"
+    told = findings(own, [observation(10), observation(20, rows_changed={"loss": 0.004}), observation(30)])
+    assert [(one.step, one.status, one.message) for one in told] == [
+        (20, "opened", "The loss is 0.004: is a label in the input?")
+    ]
 
 
 @every_rule

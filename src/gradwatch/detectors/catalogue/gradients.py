@@ -8,10 +8,10 @@ EXPLODING = Rule(
     code="exploding-gradient",
     severity="warning",
     meaning="The gradient norm has left its usual range by orders of magnitude, or grows exponentially.",
-    formula="m, the median of the total gradient norm since the last log step, is at least `factor` times the median of"
-    " the last 20 of its kind and `start_factor` times that of the first 5, twice in a row; or, over the last 64 steps,"
-    " the norm rises `rise` times, at least twofold every `doubling` steps, in more than one leap and without falling"
-    " back by a quarter of the rise, while the loss does not fall",
+    formula="the median of the total gradient norm since the last log step is at least `factor` times the median of"
+    " the last 20 such medians and `start_factor` times that of the first 5, twice in a row; or, over the last 64"
+    " steps, the norm rises `rise` times, at least twofold every `doubling` steps, in more than one leap and without"
+    " falling back by a quarter of the rise, while the loss does not fall",
     message="The gradient norm is {norm:.3g}, {factor:.3g} times its usual {usual:.3g}. {layer} has grown most.",
     causes=(
         "a learning rate that is too high, or not warmed up",
@@ -147,7 +147,7 @@ OUTLIER = Rule(
             value=1e3,
             meaning="times the median of the layers",
             source="norms of the layers of healthy networks lie within two orders of magnitude of their median"
-            " (docs/rules.md, healthy trainings)",
+            " (the trainings in tests/rules/healthy)",
         ),
         Threshold(
             name="next", value=30.0, meaning="times the second largest", source="one layer, not a part of the net"

@@ -104,7 +104,7 @@ def page(rule: Rule, *, example: Example | None = None) -> str:
         parts += _shown(rule, example)
     parts += ["## When it is found", f"{_sentence(rule.formula)}.", persistence(rule)]
     if rule.silent_when:
-        parts += ["It stays silent on:", "\n".join(f"- {part.strip()}" for part in rule.silent_when.split(";"))]
+        parts += ["Where it stays silent:", "\n".join(f"- {part.strip()}" for part in rule.silent_when.split(";"))]
     if rule.thresholds:
         parts += ["## Thresholds", _thresholds(rule), _change(rule)]
     causes = "\n".join(f"- {cause}" for cause in rule.causes)
@@ -121,11 +121,11 @@ def persistence(rule: Rule) -> str:
     if rule.records == 1:
         opens = f"The finding opens at the first {rule.looks_at} that shows this"
     else:
-        opens = f"The finding opens when {rule.records} {rule.looks_at}s in a row have shown this"
-    span = f", {rule.steps} optimizer steps apart at least" if rule.steps else ""
+        span = f" that span {rule.steps} optimizer steps" if rule.steps else ""
+        opens = f"The finding opens when {rule.records} {rule.looks_at}s in a row{span} have shown this"
     after = f"the first {rule.looks_at} that shows" if rule.quiet == 1 else f"{rule.quiet} {rule.looks_at}s that show"
     share = WORDS.get(rule.release, f"{rule.release:g} times")
-    return f"{opens}{span}. It closes after {after} less than {share} the threshold."
+    return f"{opens}. It closes after {after} less than {share} the threshold."
 
 
 def _shown(rule: Rule, example: Example) -> list[str]:

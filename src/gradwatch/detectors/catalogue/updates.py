@@ -131,7 +131,7 @@ GROWTH = Rule(
             name="factor",
             value=10.0,
             meaning="times the norm of the start",
-            source="weights of healthy networks grow a few times (docs/rules.md, healthy trainings)",
+            source="weights of healthy networks grow a few times (the trainings in tests/rules/healthy)",
         ),
         Threshold(
             name="recent",
