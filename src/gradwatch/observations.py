@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gradwatch.records import SourceLine
 
 Format = Literal["fp16", "bf16", "fp32", "fp64"]
+Fate = Literal["clipped", "kept", "zeroed", "left alone"]
 
 
 class Setting(NamedTuple):
@@ -184,6 +185,20 @@ class FirstForward:
     batch_idx: int | None
     rank: int
     forward: Forward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HugeGradient:
+    """A finite gradient whose square overflows float32: the layer with most of it, the total norm, and its fate."""
+
+    time: float
+    step: int
+    epoch: int
+    batch_idx: int | None
+    rank: int
+    layer: str
+    norm: float
+    fate: Fate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

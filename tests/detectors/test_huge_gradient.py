@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
-from gradwatch.detectors.huge_gradient import SQUARE_OVERFLOWS, huge_gradient
+from gradwatch.detectors.huge_gradient import SQUARE_OVERFLOWS
+from gradwatch.observations import HugeGradient
+from tests.detectors.findings import findings
 
 AT = {"time": 1.0, "step": 7, "epoch": 1, "batch_idx": 3, "rank": 0}
 
@@ -25,7 +27,7 @@ def test_the_limit_is_where_squares_overflow() -> None:
     ],
 )
 def test_the_finding_says_layer_norm_and_fate(fate: str, words: str) -> None:
-    finding = huge_gradient(AT, "encoder.0", 1e30, fate=fate)
+    (finding,) = findings("huge-gradient", [HugeGradient(**AT, layer="encoder.0", norm=1e30, fate=fate)])  # type: ignore[arg-type]
     assert (finding.code, finding.status, finding.severity) == ("huge-gradient", "opened", "warning")
     assert (finding.step, finding.since_step, finding.epoch, finding.batch_idx) == (7, 7, 1, 3)
     assert finding.layer == "encoder.0"

@@ -94,6 +94,21 @@ def test_a_wrong_backward_is_a_finding_and_training_goes_on(tmp_path: Path) -> N
     assert 0.05 < float(fitted.trainer.callback_metrics[TAG]) <= 1.0
 
 
+class Clipping(Manual):
+    """Clips by itself between backward pass and step, as reinforcement learning does."""
+
+    def manual_backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        super().manual_backward(loss, *args, **kwargs)
+        nn.utils.clip_grad_norm_(self.parameters(), 1e-3)
+
+
+def test_clipping_inside_of_a_step_is_no_wrong_gradient(tmp_path: Path) -> None:
+    fit(tmp_path, Clipping(), monitor(tmp_path, gradient_check_every_n_steps=5))
+    verdicts = [event["verdict"] for event in events(tmp_path, "gradient_check")]
+    assert verdicts
+    assert set(verdicts) == {"pass"}
+
+
 class Centred(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         return h - h.mean(dim=0, keepdim=True)

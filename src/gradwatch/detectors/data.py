@@ -99,6 +99,8 @@ class Sizes(NamedTuple):
 
 
 def _small_batch(state: Sizes, seen: Observation, limits: Limits) -> tuple[Sizes, Reading | None]:
+    if seen.optimizer:
+        return state, None  # a batch has one size, however many optimizers step on it
     sizes = known(seen.rows.batch_size)
     sizes = sizes[sizes > 0]
     if not sizes.size:

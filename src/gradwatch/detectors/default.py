@@ -10,6 +10,7 @@ from gradwatch.detectors import (
     data,
     distributed,
     gradients,
+    huge_gradient,
     learning_rate,
     loss,
     mixed_precision,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 DETECTORS: tuple[Detector, ...] = (
     *gradients.DETECTORS,
+    *huge_gradient.DETECTORS,
     *updates.DETECTORS,
     *clipping.DETECTORS,
     *learning_rate.DETECTORS,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
 from gradwatch.detectors.catalogue.gradients import HUGE
-from gradwatch.records import Finding
+from gradwatch.detectors.detector import Limits, Reading, Sign, detector
+from gradwatch.observations import HugeGradient
 
 # The largest float32 is 3.4e38: squares of anything above its root are inf (IEEE 754 binary32).
 SQUARE_OVERFLOWS = 1.8e19
-
 
 FATES = {
     "clipped": "It was clipped.",
@@ -19,16 +19,9 @@ FATES = {
 }
 
 
-def huge_gradient(header: dict[str, Any], layer: str, norm: float, *, fate: str) -> Finding:
-    """Return the finding for a finite gradient norm whose square overflows float32; ``fate`` is a key of ``FATES``."""
-    return Finding(
-        **header,
-        code=HUGE.code,
-        status="opened",
-        since_step=header["step"],
-        severity=HUGE.severity,
-        layer=layer,
-        message=HUGE.message.format(layer=layer, grad_norm=norm, fate=FATES[fate]),
-        evidence={"grad_norm": norm, "square_overflows_above": SQUARE_OVERFLOWS},
-        advice=HUGE.advice,
-    )
+def _huge(seen: HugeGradient, _limits: Limits) -> Reading:
+    evidence = {"grad_norm": seen.norm, "square_overflows_above": SQUARE_OVERFLOWS, "fate": FATES[seen.fate]}
+    return Reading(np.array([seen.norm / SQUARE_OVERFLOWS]), (seen.layer,), lambda _: Sign(evidence))
+
+
+DETECTORS = (detector(HUGE, _huge, reads=HugeGradient),)

@@ -117,19 +117,21 @@ def _restart(state: Rates, seen: Observation, limits: Limits) -> tuple[Rates, Re
 
 
 class Zeros(NamedTuple):
-    """Steps in a row at which all rates were zero."""
+    """Steps in a row at which all rates were zero, or next to it beside the largest so far."""
 
     steps: int = 0
+    largest: float = 0.0
 
 
 def _zero(state: Zeros, seen: Observation, limits: Limits) -> tuple[Zeros, Reading | None]:
     known = seen.rows.lr[np.isfinite(seen.rows.lr).all(axis=1)]
     if not known.size:
         return state, None
-    moving = np.flatnonzero((known != 0).any(axis=1))
+    largest = max(state.largest, float(known.max(initial=0.0)))
+    moving = np.flatnonzero((known > limits["share"] * largest).any(axis=1))
     steps = len(known) - 1 - int(moving[-1]) if moving.size else state.steps + len(known)
     # No stronger than 1: that it goes on is no news.
-    return Zeros(steps), whole_run(min(steps / limits["zeros"], 1.0), lambda: Sign({"zeros": steps}))
+    return Zeros(steps, largest), whole_run(min(steps / limits["zeros"], 1.0), lambda: Sign({"zeros": steps}))
 
 
 class Start(NamedTuple):

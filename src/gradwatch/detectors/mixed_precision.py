@@ -33,8 +33,11 @@ class Scale(NamedTuple):
     held: float = math.nan
 
 
-def _scales(rows: Rows) -> tuple[list[float], list[bool]]:
-    """Return scale and skipped of the rows whose scale is known."""
+def _scales(seen: Observation) -> tuple[list[float], list[bool]]:
+    """Return scale and skipped of the rows whose scale is known; there is one scale, however many optimizers."""
+    if seen.optimizer:
+        return [], []
+    rows = seen.rows
     known = np.isfinite(rows.loss_scale)
     return rows.loss_scale[known].tolist(), rows.skipped[known].tolist()
 
@@ -50,7 +53,7 @@ def _follow(state: Scale, scale: float) -> Scale:
 
 
 def _collapse(state: Scale, seen: Observation, limits: Limits) -> tuple[Scale, Reading | None]:
-    scales, _ = _scales(seen.rows)
+    scales, _ = _scales(seen)
     if not scales:
         return state, None
     lowest, strength = scales[0], 0.0
@@ -76,7 +79,7 @@ class Stuck(NamedTuple):
 
 
 def _stuck(state: Stuck, seen: Observation, limits: Limits) -> tuple[Stuck, Reading | None]:
-    scales, skipped = _scales(seen.rows)
+    scales, skipped = _scales(seen)
     if not scales:
         return state, None
     most = 0

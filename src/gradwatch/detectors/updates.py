@@ -155,7 +155,7 @@ def _frozen(state: Still, seen: Observation, _limits: Limits) -> tuple[Still, Re
 
     def explain(i: int) -> Sign:
         if i >= len(layers.names):
-            return Sign({}, message=rules.FROZEN_ORPHAN.format(layer=names[i]))
+            return Sign({}, message=rules.FROZEN_ORPHAN.format(layer=names[i]), advice=rules.ORPHAN_ADVICE)
         evidence = {"grad_norm": float(gradient[i]), "norm": float(norm[i]), "lr": float(layers.lr[i])}
         return Sign(evidence, severity="info" if layers.lr[i] == 0 else None)
 

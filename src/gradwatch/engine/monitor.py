@@ -15,7 +15,6 @@ from gradwatch.capture.parameters import has_lazy_parameters
 from gradwatch.capture.rollback import Rollback, evaluates_again
 from gradwatch.capture.scaling import ScaleTrend, scale_of, unscales_itself, will_skip
 from gradwatch.capture.window import StepWindow
-from gradwatch.detectors.huge_gradient import huge_gradient
 from gradwatch.diagnosis.anomaly import AnomalyMode
 from gradwatch.engine.clip_rule import resolve_clip_rule
 from gradwatch.engine.closer_look import CloserLook
@@ -31,6 +30,7 @@ from gradwatch.engine.run_events import run_end, run_start, start_warnings
 from gradwatch.engine.settings import Settings
 from gradwatch.engine.watched import Watched
 from gradwatch.numerics import clip_coefficient, scale_
+from gradwatch.observations import HugeGradient
 from gradwatch.replica.step_runner import LossFunctionRunner
 from gradwatch.sinks.tags import gradient_check_metrics, health_values
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from gradwatch.capture.parameters import ParameterGroup
     from gradwatch.capture.state_scan import Birth
+    from gradwatch.observations import Fate
     from gradwatch.records import RunStatus
 
 log = logging.getLogger("gradwatch")
@@ -408,7 +409,7 @@ class HealthMonitor:
         self._remember(group, gradients, coefficient)
         if gradients.huge:
             fate, layer = self._fate_of_huge(coefficient), largest_layer(group, gradients) or ""
-            self._reporter.finding(huge_gradient(self._header(), layer, gradients.total, fate=fate))
+            self._rules.read(HugeGradient(**self._header(), layer=layer, norm=gradients.total, fate=fate))
 
     def _clip(self, gradients: Gradients) -> float:
         if self.clip_rule.max_norm is None or not gradients.tensors:
@@ -418,7 +419,7 @@ class HealthMonitor:
             scale_(gradients.tensors, coefficient)
         return coefficient
 
-    def _fate_of_huge(self, coefficient: float) -> str:
+    def _fate_of_huge(self, coefficient: float) -> Fate:
         if self._context.clip_rule is None:
             return "clipped" if coefficient < 1.0 else "kept"
         return "left alone" if self._context.clips_by_other_means else "zeroed"

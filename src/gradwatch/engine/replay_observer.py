@@ -62,6 +62,9 @@ class ReplayObserver:
         if self._bad_losses():
             self._on_bad_loss()
 
+    def backward(self) -> None:
+        """What the step's own code makes of the gradients is part of what is looked for."""
+
     def step(self, optimizer: int) -> None:
         """End the replay at the guilty step."""
         self._steps += 1

@@ -170,6 +170,8 @@ class _Run:
             loss = loss * self._loss_scale
         module.on_before_backward(loss)
         module.backward(loss, *args, **kwargs)
+        if not module.automatic_optimization:
+            self._observer.backward()
         module.on_after_backward()
 
     def _stepper(self, index: int, optimizer: Optimizer) -> Callable[[], None]:

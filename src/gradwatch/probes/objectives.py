@@ -51,6 +51,7 @@ class Objectives:
         self.copies: dict[str, Tensor] = {}
         self._losses = 0
         self._aside: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._complete = False
 
     def begin(self, copy: SideCopy) -> None:
         """Learn which copies stand for the parameters."""
@@ -81,6 +82,13 @@ class Objectives:
             raise NoLossError("the loss depends on no weight, or has been detached: no gradient can flow from it")
         self._losses += 1
         self._add(LOSS if self._losses == 1 else f"loss {self._losses}", loss)
+
+    def backward(self) -> None:
+        """Keep the gradients as they are; clipping by the step itself is no derivative."""
+        with unseen():
+            found = {name: copied.grad.clone() for name, copied in self.copies.items() if copied.grad is not None}
+        self._add_gradients(found)
+        self._complete = True
 
     def step(self, optimizer: int) -> None:  # noqa: ARG002 - as Observer has it
         """The optimizer has all its gradients; what the step does to them from now on is no derivative."""
@@ -120,6 +128,11 @@ class Objectives:
             found = {name: copied.grad for name, copied in self.copies.items() if copied.grad is not None}
             for name in found:
                 self.copies[name].grad = None
+        if not self._complete:
+            self._add_gradients(found)
+        self._complete = False
+
+    def _add_gradients(self, found: Mapping[str, Tensor]) -> None:
         if self.found and found:
             self.found[-1] = self.found[-1]._replace(gradients={**self.found[-1].gradients, **found})
 

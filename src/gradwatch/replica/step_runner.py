@@ -37,6 +37,9 @@ class Observer(Protocol):
     def loss(self, loss: Tensor) -> None:
         """A loss is about to be backpropagated."""
 
+    def backward(self) -> None:
+        """The backward pass of the last loss is over; the step's own code may change its gradients from now on."""
+
     def step(self, optimizer: int) -> None:
         """The gradients of an optimizer, by index, are final. Raises to end the replay here."""
 

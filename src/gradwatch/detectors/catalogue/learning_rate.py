@@ -61,15 +61,19 @@ ZERO = Rule(
     code="zero-learning-rate",
     severity="warning",
     meaning="The learning rate is zero: training stands still.",
-    formula="the rates of all parameter groups are 0 for `zeros` steps in a row",
-    message="The learning rate has been 0 for {zeros} steps: nothing is trained any more.",
+    formula="the rates of all parameter groups are at most `share` times the largest so far for `zeros` steps in a row",
+    message="The learning rate has been 0, or next to it, for {zeros} steps: nothing is trained any more.",
     causes=(
         "a schedule that is shorter than the run",
         "a warm-up by epochs, whose first epoch has rate 0",
         "integer division in a LambdaLR",
+        "a schedule meant for epochs that is stepped at every batch",
     ),
     advice="Let the schedule end where the run does (trainer.estimated_stepping_batches), or stop the run there.",
     thresholds=(
+        Threshold(
+            name="share", value=1e-8, meaning="of the largest rate", source="below it no float32 weight moves any more"
+        ),
         Threshold(name="zeros", value=20.0, meaning="steps in a row", source="the end of a schedule is one step at 0"),
     ),
     quantity="steps at rate 0 / 20",

@@ -169,5 +169,8 @@ FROZEN = Rule(
 )
 
 FROZEN_ORPHAN = "No optimizer steps {layer}, which needs and gets a gradient: its weights do not change."
+ORPHAN_ADVICE = (
+    "Give its parameters to an optimizer, or freeze it with requires_grad_(False), which saves its gradient."
+)
 
 RULES = (LARGE, SMALL, LOST, EPSILON, GROWTH, FROZEN)
