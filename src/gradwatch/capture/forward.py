@@ -58,12 +58,18 @@ class ForwardWatch:
         self._outputs: Samples = {}
         self._batch_norms: Samples = {}
         self._begun = False
+        self._with_outputs = True
 
-    def begin(self, module: nn.Module) -> None:
-        """Put the hooks on."""
+    def begin(self, module: nn.Module, *, outputs: bool = True) -> None:
+        """Put the hooks on.
+
+        Args:
+            module: whose next forward pass is looked at.
+            outputs: whether the size of what modules return matters, as it does in float16.
+        """
         self.end()
         self._inputs, self._outputs, self._batch_norms = {}, {}, {}
-        self._begun = True
+        self._begun, self._with_outputs = True, outputs
         with suppress(Exception):  # whatever is odd about a module must not end a training
             sites, weighted, others = sites_of(module, self._granularity)
             self._returned = {}
@@ -104,7 +110,7 @@ class ForwardWatch:
             self._before(site, self._look_at_input)
         if site.is_batch_norm:
             self._before(site, self._look_at_batch_norm)
-        if site.is_leaf or site.layer is not None:
+        if (site.is_leaf and self._with_outputs) or site.layer is not None:
             self._after(site, self._look_at_output)
 
     def _before(self, site: Site, look: Callable[..., None]) -> None:
@@ -137,7 +143,7 @@ class ForwardWatch:
             number = node_number(tensor.grad_fn)
             if number is not None:
                 self._returned[number] = site.layer
-        if site.module not in self._outputs:
+        if self._with_outputs and site.module not in self._outputs:
             sample = sample_output(site.path, tensor)
             if sample is not None:
                 self._outputs[site.module] = sample

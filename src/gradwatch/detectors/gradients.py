@@ -132,7 +132,7 @@ def _vanishing(seen: Observation, limits: Limits) -> Reading | None:
 
 def _dead(seen: Observation, _limits: Limits) -> Reading | None:
     layers = seen.layers
-    if not np.nanmax(layers.grad_norm_max, initial=0.0) > 0:
+    if not (layers.grad_norm_max > 0).any():
         return None
     strength = np.where(np.isnan(layers.grad_norm), np.nan, (layers.grad_norm_max == 0) * 1.0)
     return Reading(strength, layers.names, lambda _: Sign({}))

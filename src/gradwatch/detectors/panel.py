@@ -72,18 +72,18 @@ class Panel:
         self._watches: dict[tuple[str, int], Watch] = {}
         self._saved: dict[str, Any] = {}
         self._warned: set[str] = set()
+        self._readers: dict[type, list[Detector]] = {}
 
     def observe(self, record: Any) -> list[Finding]:
         """Return what a record opens, updates and closes. A detector that fails is left out from then on."""
         optimizer = record.optimizer if isinstance(record, Observation) else 0
         findings: list[Finding] = []
-        for detector in list(self._detectors):
-            if not isinstance(record, detector.reads):
-                continue
+        for detector in self._readers_of(type(record)):
             try:
                 findings += self._watch(detector, optimizer).update(record)
             except Exception as error:  # noqa: BLE001 - a rule, perhaps the user's own, must not end a training
                 self._detectors.remove(detector)
+                self._readers.clear()
                 code, kind = detector.rule.code, type(error).__name__
                 log.warning("gradwatch: the rule %s failed and is off from now on: %s: %s", code, kind, error)
         return findings
@@ -101,6 +101,12 @@ class Panel:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``; a rule that it does not know begins anew."""
         self._saved, self._watches = dict(saved), {}
+
+    def _readers_of(self, kind: type) -> list[Detector]:
+        """Return the detectors that read records of a kind."""
+        if kind not in self._readers:
+            self._readers[kind] = [detector for detector in self._detectors if issubclass(kind, detector.reads)]
+        return self._readers[kind]
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:

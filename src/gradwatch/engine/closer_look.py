@@ -24,9 +24,14 @@ class CloserLook:
 
     ``is_on`` from ``begin`` to ``end_step``; ``forward``, ``loss`` and ``bad_batch`` (names of tensors with NaN or
     +inf, and how many) are what was seen, None while nothing was. ``early`` during the first log steps.
+
+    Args:
+        granularity: how layers are named.
+        fp16: whether the step computes in float16, so that the size of outputs matters.
     """
 
-    def __init__(self, granularity: str) -> None:
+    def __init__(self, granularity: str, *, fp16: bool) -> None:
+        self.fp16 = fp16
         self._watch = ForwardWatch(granularity)
         self._log_steps = 0
         self._batch: object = None
@@ -49,7 +54,7 @@ class CloserLook:
             return
         self.is_on, self._looks_at_loss = True, log
         self._batch = batch if log else None
-        self._watch.begin(module)
+        self._watch.begin(module, outputs=self.fp16)
 
     def see_loss(self, loss: Tensor) -> None:
         """Look at the graph of the loss, before its backward pass; the forward pass is over."""

@@ -5,13 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+import torch
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from torch import Tensor
     from torch.amp import GradScaler
 
+    from gradwatch.observations import Format
     from gradwatch.records import ClipRule
     from gradwatch.replica.step_runner import StepRunner
+
+
+_FORMATS: dict[torch.dtype, Format] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
 
 def _alone(value: int) -> int:
@@ -60,6 +67,16 @@ class RunContext:
     ranks_where: Callable[[bool], list[int]] = _only_rank_zero
     gather: Callable[[list[float]], list[list[float]]] | None = None
     runner: StepRunner | None = None
+
+    def compute_format(self, parameters: Iterable[Tensor]) -> Format:
+        """Return the narrowest format that a step over these parameters computes in."""
+        precision = str(self.precision.get("precision", ""))
+        if precision.startswith("16"):
+            return "fp16"
+        if precision.startswith("bf16"):
+            return "bf16"
+        formats = {parameter.dtype for parameter in parameters}
+        return next((name for dtype, name in _FORMATS.items() if dtype in formats), "fp32")
 
     @property
     def clips_by_other_means(self) -> bool:

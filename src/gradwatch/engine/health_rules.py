@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from gradwatch.engine.recording import PendingRecord
     from gradwatch.engine.reporter import Reporter
     from gradwatch.engine.watched import Watched
-    from gradwatch.observations import Format
-
-_FORMATS: dict[torch.dtype, Format] = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 
 
 class HealthRules:
@@ -103,9 +100,10 @@ class HealthRules:
         if losses:
             self.read(Validation(**header, losses=dict(losses)))
 
-    def fp16(self, group: ParameterGroup) -> bool:
+    @property
+    def fp16(self) -> bool:
         """Whether the step computes in float16."""
-        return self._compute(group) == "fp16"
+        return self._look.fp16
 
     @property
     def at_start(self) -> bool:
@@ -125,21 +123,12 @@ class HealthRules:
         return Setting(
             optimizers=len(self._watched.groups),
             optimizer=type(group.optimizer).__name__,
-            compute=self._compute(group),
+            compute=self._context.compute_format(group.parameters),
             has_bf16=device.type != "cuda" or torch.cuda.is_bf16_supported(),
             has_scaler=self._context.scaler is not None,
             world_size=self._context.world_size,
             max_norm=self.max_norm,
         )
-
-    def _compute(self, group: ParameterGroup) -> Format:
-        precision = str(self._context.precision.get("precision", ""))
-        if precision.startswith("16"):
-            return "fp16"
-        if precision.startswith("bf16"):
-            return "bf16"
-        formats = {parameter.dtype for parameter in group.parameters}
-        return next((name for dtype, name in _FORMATS.items() if dtype in formats), "fp32")
 
 
 def rows_of(rows: Sequence[StepRow]) -> Rows:

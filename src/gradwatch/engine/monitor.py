@@ -117,7 +117,8 @@ class HealthMonitor:
             max_incident_bytes=self.settings.max_incident_bytes,
         )
         self._responder = Responder(self.settings, context, self._watched, self._reporter, self.counters, self._anomaly)
-        self._look = CloserLook(self.settings.granularity)
+        fp16 = context.compute_format(module.parameters()) == "fp16"
+        self._look = CloserLook(self.settings.granularity, fp16=fp16)
         self._rules = HealthRules(self.settings.detectors, context, self._watched, self._look, self._reporter)
         self._rules.load_state_dict(self._memory)
         self._started, self._loaded = True, False  # from here on the rules have the memory

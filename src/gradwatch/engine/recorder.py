@@ -72,9 +72,7 @@ class Recorder:
         history.add(row, spread(group, gradients), nonfinite=step.nonfinite, again=again)
         if log:
             totals = Totals(self._counters.skipped, self._counters.nonfinite, self._counters.clip_rate)
-            record = begin_record(
-                step, history, loss=loss, max_norm=max_norm, totals=totals, fp16=self._rules.fp16(group)
-            )
+            record = begin_record(step, history, loss=loss, max_norm=max_norm, totals=totals, fp16=self._rules.fp16)
             begun = self._pending.get(group.index) if again else None
             self._pending[group.index] = record if begun is None else record.instead_of(begun)
 
