@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import memory, norms, replay, steps
+from benchmarks import detectors, memory, norms, replay, steps
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 STEP_LIMITS = {"transformer": 1.01, "20 x conv + BatchNorm": 1.01, "MLP": 1.08}
@@ -101,6 +101,12 @@ Default settings, `CSVLogger`, a log step every {steps.LOG_EVERY} steps. A step 
 and the median other step, weighted as they occur.
 
 {step_table(measure_steps(scale))}
+
+The first log steps are the dearest: the first 20 look at a forward pass too, later ones at every fourth.
+
+## The health rules: one record of 200 layers in which nothing is missing
+
+{detectors.table()}
 
 ## An incident: the replay with its trace, against a normal step (forward, backward, AdamW)
 

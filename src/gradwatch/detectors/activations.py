@@ -29,17 +29,20 @@ def _dead_relu(seen: Observation, limits: Limits) -> Reading | None:
             return limits["share"]
         return min(1.0, 0.5 + limits["deviations"] * 0.5 / math.sqrt(entry.units))
 
-    return _largest_share(seen, "dead", ("relu",), limit)
+    return _largest_share(seen, "dead", ("relu",), limits["share"], limit)
 
 
 def _saturated(seen: Observation, limits: Limits) -> Reading | None:
-    return _largest_share(seen, "saturated", ("tanh", "sigmoid"), lambda _: limits["share"])
+    return _largest_share(seen, "saturated", ("tanh", "sigmoid"), limits["share"], lambda _: limits["share"])
 
 
 def _largest_share(
-    seen: Observation, field: str, activations: tuple[str, ...], limit: Callable[[LayerInput], float]
+    seen: Observation, field: str, activations: tuple[str, ...], plain: float, limit: Callable[[LayerInput], float]
 ) -> Reading | None:
-    """Return for each layer before an activation the largest share seen: its output may enter several layers."""
+    """Return for each layer before an activation the largest share seen: its output may enter several layers.
+
+    ``plain`` is the smallest limit that any layer has.
+    """
     if seen.forward is None:
         return None
     # Between two networks an activation is an output, as a generator's tanh is; such values may lie at its ends.
@@ -54,12 +57,14 @@ def _largest_share(
     if not found:
         return None
     entries = list(found.values())
+    # Whatever the limit of a layer is, a share below the plain one is under it.
+    strengths = [share / (limit(entry) if share >= plain else plain) for share, entry in entries]
 
     def explain(i: int) -> Sign:
         share, entry = entries[i]
         return Sign({"share": share, "activation": entry.activation, "enters": entry.layer})
 
-    return Reading(np.array([share / limit(entry) for share, entry in entries]), tuple(found), explain)
+    return Reading(np.array(strengths), tuple(found), explain)
 
 
 def _scale(seen: FirstForward, limits: Limits) -> Reading | None:

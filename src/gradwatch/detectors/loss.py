@@ -51,7 +51,8 @@ def _spike(state: Usual, seen: Observation, limits: Limits) -> tuple[Usual, Read
         return Usual(recent, excess, first), whole_run(0.0, lambda: Sign({}))
     median = finite_median(state.recent)
     deviation = max(spread(state.excess), SMALLEST_SPREAD * abs(median), SMALLEST)
-    record = max(*state.excess, deviation)
+    largest = max(state.excess)
+    record = max(largest, deviation)
     limit = max(limits["deviations"] * deviation, (limits["factor"] - 1) * abs(median), limits["record"] * record)
     excess_now = losses - median
     kept = np.minimum(excess_now, limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -42,8 +43,9 @@ def _scales(seen: Observation) -> tuple[list[float], list[bool]]:
     return rows.loss_scale[known].tolist(), rows.skipped[known].tolist()
 
 
-def _follow(state: Scale, scale: float) -> Scale:
-    steps = state.steps + 1 if scale == state.now else 1
+def _follow(state: Scale, scale: float, times: int = 1) -> Scale:
+    """Return the state after so many steps at one scale."""
+    steps = state.steps + times if scale == state.now else times
     held = state.held
     if steps >= SETTLED:
         held = scale
@@ -57,17 +59,22 @@ def _collapse(state: Scale, seen: Observation, limits: Limits) -> tuple[Scale, R
     if not scales:
         return state, None
     lowest, strength = scales[0], 0.0
-    for scale in scales:
+    for scale, times in _runs(scales):
         held = state.held
         fallen = held / (limits["fall"] * scale) if held > 0 and scale > 0 else 0.0
         below = min(limits["least"] / scale, 1e30) if 0 <= scale < limits["least"] and scale else 0.0
         strength, lowest = max(strength, fallen, below), min(lowest, scale)
-        state = _follow(state, scale)
+        state = _follow(state, scale, times)
 
     def explain() -> Sign:
         return Sign({"scale": state.now, "lowest": lowest, "held": None if math.isnan(state.held) else state.held})
 
     return state, whole_run(strength, explain)
+
+
+def _runs(scales: list[float]) -> list[tuple[float, int]]:
+    """Return each scale with the number of steps in a row at it: nearly always there is one."""
+    return [(scale, len(list(run))) for scale, run in groupby(scales)]
 
 
 class Stuck(NamedTuple):
@@ -82,6 +89,8 @@ def _stuck(state: Stuck, seen: Observation, limits: Limits) -> tuple[Stuck, Read
     scales, skipped = _scales(seen)
     if not scales:
         return state, None
+    if not any(skipped) and min(scales) > limits["least"]:  # nearly always
+        return Stuck(scales[-1]), whole_run(0.0, lambda: Sign({}))
     most = 0
     for scale, overflow in zip(scales, skipped, strict=True):
         overflows = (state.overflows if scale == state.scale else 0) + 1 if overflow else 0

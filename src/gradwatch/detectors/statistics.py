@@ -53,8 +53,9 @@ def _median(finite: list[float]) -> float:
 
 
 def _finite_list(values: np.ndarray | Sequence[float]) -> list[float]:
-    listed = values.tolist() if isinstance(values, np.ndarray) else values
-    return list(filter(math.isfinite, listed))
+    listed: list[float] = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    # A sum is finite only if all of its terms are: the quick answer for what rules remember.
+    return listed if math.isfinite(sum(listed)) else list(filter(math.isfinite, listed))
 
 
 def remember(recent: Recent, value: float, count: int = WINDOWS) -> Recent:
