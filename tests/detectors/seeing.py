@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from gradwatch.detectors.panel import Panel
 from gradwatch.observations import Forward, LayerInput, Layers, Observation, Rows, Setting
+from tests.detectors.observations import findings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gradwatch.detectors.detector import Detector
-    from gradwatch.records import Finding
 
 LAYERS = ("a", "b", "c", "d")
 
@@ -49,14 +48,6 @@ def entering(layer: str, **fields: Any) -> LayerInput:
 def forward(*inputs: LayerInput, **fields: Any) -> Forward:
     """Return a forward pass with these inputs."""
     return Forward(inputs=inputs, **fields)
-
-
-def findings(detectors: Sequence[Detector], observations: Sequence[Any]) -> list[Finding]:
-    """Return what the detectors tell of the observations, and that none of them fails."""
-    panel = Panel(detectors)
-    told = [finding for seen in observations for finding in panel.observe(seen)]
-    assert len(panel._detectors) == len(detectors)
-    return told
 
 
 def codes(detectors: Sequence[Detector], observations: Sequence[Any]) -> list[str]:

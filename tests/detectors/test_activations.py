@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gradwatch.detectors.activations import DETECTORS
 from gradwatch.observations import FirstForward
-from tests.detectors.seeing import codes, entering, findings, forward, observation
+from tests.detectors.observations import findings
+from tests.detectors.seeing import codes, entering, forward, observation
 
 if TYPE_CHECKING:
     from gradwatch.observations import LayerInput, Observation

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gradwatch.detectors.data import DETECTORS
 from gradwatch.observations import LossFacts, Observation
-from tests.detectors.seeing import codes, entering, findings, forward, observation, rows
+from tests.detectors.observations import findings
+from tests.detectors.seeing import codes, entering, forward, observation, rows
 
 ANY = st.floats(allow_nan=True, allow_infinity=True)
 

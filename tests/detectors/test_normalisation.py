@@ -6,7 +6,8 @@ import pytest
 
 from gradwatch.detectors.normalisation import DETECTORS
 from gradwatch.observations import BatchNormState, Observation
-from tests.detectors.seeing import codes, findings, forward, observation
+from tests.detectors.observations import findings
+from tests.detectors.seeing import codes, forward, observation
 
 
 def norm(**fields: Any) -> BatchNormState:

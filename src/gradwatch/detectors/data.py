@@ -9,7 +9,7 @@ import numpy as np
 
 from gradwatch.detectors.catalogue import data as rules
 from gradwatch.detectors.detector import Limits, Reading, Sign, detector, remembering, whole_run
-from gradwatch.detectors.statistics import Recent, finite_median, known, remember
+from gradwatch.detectors.statistics import Recent, finite_median, finite_or_nan, known, remember
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +64,7 @@ def _of_data(seen: Observation, strength: Callable[[LayerInput], float]) -> Read
         rms = math.hypot(entry.mean, entry.std)
         return Sign({"rms": rms, "mean": entry.mean, "std": entry.std, "largest": entry.largest})
 
-    return Reading(np.where(np.isfinite(strengths), strengths, np.nan), [entry.layer for entry in entries], explain)
+    return Reading(finite_or_nan(strengths), [entry.layer for entry in entries], explain)
 
 
 def _nonfinite(seen: Observation, _limits: Limits) -> Reading | None:

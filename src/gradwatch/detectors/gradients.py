@@ -43,9 +43,11 @@ class Level(NamedTuple):
 
 
 def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, Reading | None]:
+    now = finite_median(seen.rows.grad_norm)
+    if math.isnan(now):
+        return state, None
     pairs = zip(seen.rows.grad_norm.tolist(), seen.rows.loss.tolist(), strict=True)
     complete = [pair for pair in pairs if 0 < pair[0] < math.inf and math.isfinite(pair[1])]
-    now = finite_median(seen.rows.grad_norm)
     logs = logarithms(seen.layers.grad_norm)
     usual = state.usual if state.usual.size else logs
     after = Level(
@@ -55,8 +57,6 @@ def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, 
         losses=(*state.losses, *(loss for _, loss in complete))[-GROWTH_ROWS:],
         usual=moved(usual, logs, rate=0.2, largest=1.0),
     )
-    if math.isnan(now):
-        return state, None
     level = _level(state, now, limits)
     # One window above the usual level may be an odd stretch of data; growth over many steps is its own confirmation.
     strength = max(min(level, state.strength), _growth(after, limits))

@@ -10,6 +10,7 @@ import numpy as np
 
 from gradwatch.detectors.catalogue import mixed_precision as rules
 from gradwatch.detectors.detector import Limits, Reading, Sign, ratio, remembering, whole_run
+from gradwatch.detectors.statistics import finite_or_nan
 
 if TYPE_CHECKING:
     from gradwatch.observations import ModuleOutput, Observation, Rows
@@ -136,7 +137,7 @@ class Largest(NamedTuple):
 
 def _underflow(state: Largest, seen: Observation, limits: Limits) -> tuple[Largest, Reading | None]:
     layers = seen.layers
-    gradient = np.where(np.isfinite(layers.grad_norm), layers.grad_norm, np.nan)
+    gradient = finite_or_nan(layers.grad_norm)
     largest = np.fmax(state.gradient, gradient) if state.gradient.size else gradient
     if seen.setting.compute != "fp16":
         return Largest(largest), None
@@ -245,27 +246,26 @@ def _overflow(state: Outputs, seen: Observation, limits: Limits) -> tuple[Output
 
 
 class Range(NamedTuple):
-    """Whether the last steps under a scaler were skipped, how many it has seen, and the largest output last looked at.
+    """What was skipped, and the largest output last looked at.
 
     The largest output of a pass that equals that of the one before fills the places of a mask.
     """
 
-    skipped: np.ndarray = np.zeros(0)
-    seen: int = 0
+    skips: Skips = Skips()
     largest: float = math.nan
 
 
 def _range(state: Range, seen: Observation, limits: Limits) -> tuple[Range, Reading | None]:
     if seen.setting.compute != "fp16" or not seen.setting.has_bf16:
         return state, None
-    skips = _remember(Skips(state.skipped, state.seen), seen.rows)
-    overflows = float(skips.skipped.sum()) if skips.skipped.size and skips.seen > state.seen else math.nan
+    skips = _remember(state.skips, seen.rows)
+    overflows = float(skips.skipped.sum()) if skips.skipped.size and skips.seen > state.skips.seen else math.nan
     outputs = seen.forward.outputs if seen.forward is not None else ()
     largest = max(
         (o.largest for o in outputs if o.limit <= LARGEST_FP16 and math.isfinite(o.largest)), default=math.nan
     )
     near = math.nan if largest == state.largest else largest / (LARGEST_FP16 * 2.0 ** -limits["bits"])
-    after = Range(skips.skipped, skips.seen, state.largest if math.isnan(largest) else largest)
+    after = Range(skips, state.largest if math.isnan(largest) else largest)
     # Either may be unknown, not both.
     strength = float(np.fmax(overflows / limits["overflows"], near))
 

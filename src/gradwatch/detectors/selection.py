@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -10,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from gradwatch.detectors.alarms import own_detector
+from gradwatch.detectors.catalogue.families import closest
 from gradwatch.detectors.default import DETECTORS
 from gradwatch.detectors.detector import Detector
 
@@ -70,9 +70,8 @@ def _named(name: str) -> Detector:
             return detector
     module, _, attribute = name.partition(":") if ":" in name else name.rpartition(".")
     if not module:
-        codes = [detector.rule.code for detector in DETECTORS]
-        close = difflib.get_close_matches(name, codes, n=1)
-        meant = f" (did you mean {close[0]!r}?)" if close else ""
+        close = closest(name)
+        meant = f" (did you mean {close!r}?)" if close else ""
         raise ValueError(f"{name!r} is no rule{meant}; `gradwatch rules` lists them")
     try:
         return _made(getattr(import_module(module), attribute), attribute)

@@ -25,6 +25,11 @@ def known(values: np.ndarray) -> np.ndarray:
     return finite
 
 
+def finite_or_nan(values: np.ndarray) -> np.ndarray:
+    """Return the values, NaN for what is not finite."""
+    return np.where(np.isfinite(values), values, np.nan)
+
+
 def finite_median(values: np.ndarray | Sequence[float]) -> float:
     """Return the median of what is finite, NaN if nothing is."""
     return _median(_finite_list(values))
@@ -77,4 +82,4 @@ def logarithms(values: np.ndarray) -> np.ndarray:
     """Return the natural logarithms; NaN for what has none."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(values)
-    return np.where(np.isfinite(logs), logs, np.nan)
+    return finite_or_nan(logs)

@@ -10,6 +10,7 @@ import numpy as np
 from gradwatch.detectors.catalogue import updates as rules
 from gradwatch.detectors.detector import Limits, Reading, Sign, detector, ratio, remembering
 from gradwatch.detectors.rates import Schedule, at_work, followed
+from gradwatch.detectors.statistics import finite_or_nan
 
 if TYPE_CHECKING:
     from gradwatch.observations import Layers, Observation
@@ -41,7 +42,7 @@ def with_gradient(layers: Layers) -> np.ndarray:
 
 def _large(seen: Observation, limits: Limits) -> Reading:
     layers = seen.layers
-    ratios = _finite(layers.update_ratio)
+    ratios = finite_or_nan(layers.update_ratio)
     # A layer that began at zero has moved by all that it is: what counts is how far it is to a usual weight.
     usual = np.minimum(1.0, layers.weight_norm / usual_norm(layers.elements))
     strength = ratio(ratios * usual, limits["ratio"])
@@ -60,7 +61,7 @@ class Least(NamedTuple):
 
 
 def _small(state: Least, seen: Observation, limits: Limits) -> tuple[Least, Reading]:
-    layers, ratios = seen.layers, _finite(seen.layers.update_ratio)
+    layers, ratios = seen.layers, finite_or_nan(seen.layers.update_ratio)
     schedule = followed(state.schedule, seen.rows)
     largest = np.fmax(state.largest, ratios) if state.largest.size else ratios
     with np.errstate(divide="ignore"):
@@ -80,7 +81,7 @@ def _lost(state: Schedule, seen: Observation, limits: Limits) -> tuple[Schedule,
     layers, schedule = seen.layers, followed(state, seen.rows)
     if not at_work(seen, schedule):
         return schedule, None
-    strength = ratio(_finite(layers.unchanged), limits["share"])
+    strength = ratio(finite_or_nan(layers.unchanged), limits["share"])
 
     def explain(i: int) -> Sign:
         return Sign({"share": float(layers.unchanged[i]), "ratio": float(layers.update_ratio[i]), "lr": _rate(seen)})
@@ -95,7 +96,7 @@ class Fewest(NamedTuple):
 
 
 def _epsilon(state: Fewest, seen: Observation, limits: Limits) -> tuple[Fewest, Reading]:
-    layers, shares = seen.layers, _finite(seen.layers.below_epsilon)
+    layers, shares = seen.layers, finite_or_nan(seen.layers.below_epsilon)
     fewest = np.fmin(state.share, shares) if state.share.size else shares
     judged = np.isfinite(shares) & layers.is_weight & (with_gradient(layers) | (fewest < limits["share"]))
     strength = np.where(judged, ratio(fewest, limits["share"]), np.nan)
@@ -115,7 +116,7 @@ class Growth(NamedTuple):
 
 
 def _growth(state: Growth, seen: Observation, limits: Limits) -> tuple[Growth, Reading]:
-    layers, now = seen.layers, _finite(seen.layers.weight_norm)
+    layers, now = seen.layers, finite_or_nan(seen.layers.weight_norm)
     start = np.where(np.isnan(state.start), now, state.start) if state.start.size else now
     before = state.recent if state.recent.size else np.full((HISTORY, len(now)), np.nan)
     base = np.maximum(start, usual_norm(layers.elements))
@@ -141,7 +142,7 @@ class Still(NamedTuple):
 
 def _frozen(state: Still, seen: Observation, _limits: Limits) -> tuple[Still, Reading]:
     layers, schedule = seen.layers, followed(state.schedule, seen.rows)
-    norm, gradient = _finite(layers.weight_norm), _finite(layers.grad_norm)
+    norm, gradient = finite_or_nan(layers.weight_norm), finite_or_nan(layers.grad_norm)
     before = state.norm if state.norm.size else norm
     largest = np.fmax(state.gradient, gradient) if state.gradient.size else gradient
     still = (layers.update_ratio == 0) & ((norm == before) | np.isnan(before))
@@ -162,11 +163,6 @@ def _frozen(state: Still, seen: Observation, _limits: Limits) -> tuple[Still, Re
     names = (*layers.names, *seen.orphans)
     strength = np.concatenate((strength, np.ones(len(seen.orphans))))
     return Still(np.where(np.isnan(norm), before, norm), largest, schedule), Reading(strength, names, explain)
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    """Return the values, NaN for what is not finite."""
-    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _rate(seen: Observation) -> float:

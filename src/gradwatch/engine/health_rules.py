@@ -10,6 +10,7 @@ import torch
 from gradwatch.capture.gradients import host_norms
 from gradwatch.detectors.panel import Panel
 from gradwatch.detectors.selection import select
+from gradwatch.detectors.statistics import finite_or_nan
 from gradwatch.engine.recording import spread
 from gradwatch.observations import FirstForward, Layers, Observation, Ranks, Rows, Setting, Validation
 
@@ -35,19 +36,27 @@ class HealthRules:
         watched: whose steps are read.
         look: what was seen of a batch beside its norms.
         reporter: takes the findings.
+        max_norm: the limit of the clip rule.
 
     Attributes:
         wanted: whether there are any; without one nothing is put together. The same on all ranks, at all times.
     """
 
     def __init__(
-        self, detectors: Any, context: RunContext, watched: Watched, look: CloserLook, reporter: Reporter
+        self,
+        detectors: Any,
+        context: RunContext,
+        watched: Watched,
+        look: CloserLook,
+        reporter: Reporter,
+        *,
+        max_norm: float | None,
     ) -> None:
         chosen = select(detectors)
         self.wanted = bool(chosen)
         self._panel = Panel(chosen)
         self._context, self._watched, self._look, self._reporter = context, watched, look, reporter
-        self.max_norm: float | None = None
+        self._max_norm = max_norm
         self._ranks: dict[int, Ranks] = {}
 
     def read(self, record: Any) -> None:
@@ -127,7 +136,7 @@ class HealthRules:
             has_bf16=device.type != "cuda" or torch.cuda.is_bf16_supported(),
             has_scaler=self._context.scaler is not None,
             world_size=self._context.world_size,
-            max_norm=self.max_norm,
+            max_norm=self._max_norm,
         )
 
 
@@ -164,7 +173,7 @@ def _floats(values: Sequence[Any]) -> np.ndarray:
         floats = np.zeros(())
     if floats.ndim != 1:  # ... or a tensor of one element
         floats = np.array([_float(value) for value in values], dtype=float)
-    return _finite(floats)
+    return finite_or_nan(floats)
 
 
 def _float(value: Any) -> float:
@@ -174,17 +183,13 @@ def _float(value: Any) -> float:
         return np.nan
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    return np.where(np.isfinite(values), values, np.nan)
-
-
 def _as_known(layers: Layers, *, skipped: bool) -> Layers:
     """Return the layers with NaN for what is not finite; a step that did not happen has no update to judge."""
-    ratio = np.full(len(layers.names), np.nan) if skipped else _finite(layers.update_ratio)
+    ratio = np.full(len(layers.names), np.nan) if skipped else finite_or_nan(layers.update_ratio)
     unchanged = np.full(len(layers.names), np.nan) if skipped else layers.unchanged
     return layers._replace(
-        grad_norm=_finite(layers.grad_norm),
-        weight_norm=_finite(layers.weight_norm),
+        grad_norm=finite_or_nan(layers.grad_norm),
+        weight_norm=finite_or_nan(layers.weight_norm),
         update_ratio=ratio,
         unchanged=unchanged,
     )

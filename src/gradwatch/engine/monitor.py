@@ -119,13 +119,19 @@ class HealthMonitor:
         self._responder = Responder(self.settings, context, self._watched, self._reporter, self.counters, self._anomaly)
         fp16 = context.compute_format(module.parameters()) == "fp16"
         self._look = CloserLook(self.settings.granularity, fp16=fp16)
-        self._rules = HealthRules(self.settings.detectors, context, self._watched, self._look, self._reporter)
+        self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
+        self._rules = HealthRules(
+            self.settings.detectors,
+            context,
+            self._watched,
+            self._look,
+            self._reporter,
+            max_norm=self.clip_rule.max_norm,
+        )
         self._rules.load_state_dict(self._memory)
         self._started, self._loaded = True, False  # from here on the rules have the memory
         self._recorder = Recorder(self._watched, self.counters, self._reporter, self._rules, self._header)
         self._checks = GradientChecks(self.settings, context, self._watched, self._reporter, self._rules.read)
-        self.clip_rule = resolve_clip_rule(self.settings.clip, module, context)
-        self._rules.max_norm = self.clip_rule.max_norm
         if not has_lazy_parameters(module):
             self._announce()
         self.active = True  # last, so that a monitor that cannot begin to watch stays out of the way

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from typing import TYPE_CHECKING
 
 from gradwatch.detectors.catalogue import (
@@ -35,3 +36,8 @@ FAMILIES: dict[str, tuple[Rule, ...]] = {
     "probes": probes.RULES,
 }
 RULES: dict[str, Rule] = {rule.code: rule for rules in FAMILIES.values() for rule in rules}
+
+
+def closest(code: str) -> str | None:
+    """Return the rule that a misspelt code may have meant."""
+    return next(iter(difflib.get_close_matches(code, RULES, n=1)), None)

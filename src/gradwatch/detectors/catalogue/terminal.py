@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from gradwatch.detectors.catalogue.families import FAMILIES, RULES
+from gradwatch.detectors.catalogue.families import FAMILIES, closest
 from gradwatch.detectors.catalogue.pages import persistence
 
 if TYPE_CHECKING:
@@ -54,5 +53,5 @@ def print_rule(console: Console, rule: Rule) -> None:
 
 def meant(code: str) -> str:
     """Return what to say of a code that is none."""
-    close = difflib.get_close_matches(code, RULES, n=1)
-    return f"there is no rule {code!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+    close = closest(code)
+    return f"there is no rule {code!r}" + (f"; did you mean {close!r}?" if close else "")
