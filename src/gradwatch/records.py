@@ -137,6 +137,25 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pooled:
+    """What thinning of a long log has put together: a record that stands for ``records`` log steps, the last of them.
+
+    Ranges are the least and the largest finite value at those log steps, None where there was none. Those of layers,
+    and the number of non-finite gradient elements, are lists in the order of the record's ``layers``.
+    """
+
+    records: int
+    first_step: int
+    first_log_step: int
+    loss: list[float] | None
+    grad_norm: list[float] | None
+    layer_nonfinite: list[int]
+    layer_grad_norm: list[list[float] | None]
+    layer_weight_norm: list[list[float] | None]
+    layer_update_ratio: list[list[float] | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepRecord(Event):
     """One optimizer step on a log step, over the parameters of that optimizer.
 
@@ -158,7 +177,33 @@ class StepRecord(Event):
     skipped_steps: int
     nonfinite_steps: int
     window: Window
+    pooled: Pooled | None = None
     layers: dict[str, LayerNorms]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastSteps(Event):
+    """The last optimizer steps at full rate, oldest first, as they were when something happened.
+
+    ``reason`` says what: ``"finding <code>"``, ``"incident"``, ``"end"``, or ``"killed"`` where they were found in the
+    ring file of a run that could not say how it ended. All lists have one entry a step; ``layers`` has the gradient
+    norms before clipping, None where there was no gradient. ``lr`` is that of the first parameter group.
+    """
+
+    type: ClassVar[str] = "last_steps"
+
+    optimizer: int
+    reason: str
+    steps: list[int]
+    epochs: list[int]
+    batches: list[int | None]
+    loss: list[float | None]
+    grad_norm: list[float | None]
+    coefficient: list[float]
+    lr: list[float | None]
+    loss_scale: list[float | None]
+    skipped: list[bool]
+    layers: dict[str, list[float | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
