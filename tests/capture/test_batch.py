@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pack_sequence
 
-from gradwatch.capture.batch import MAX_DEPTH, MAX_ITEMS, bad_tensors, batch_size_of, named_tensors
+from gradwatch.capture.batch import MAX_DEPTH, MAX_ITEMS, bad_tensors, batch_size_of, is_surely_finite, named_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,3 +235,17 @@ def test_the_search_for_a_size_ends() -> None:
         batch = [batch]
     assert batch_size_of(batch) == 3
     assert batch_size_of([batch]) is None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_batch_is_surely_finite_where_nothing_bad_is_counted(bad: float, dtype: torch.dtype) -> None:
+    good = [torch.ones(3, dtype=dtype), torch.arange(3), torch.empty(0), "a", None]
+    assert is_surely_finite(good)
+    assert not is_surely_finite([*good, torch.tensor([1.0, bad], dtype=dtype)])
+
+
+def test_what_has_no_range_to_look_at_is_not_sure() -> None:
+    for odd in (torch.ones(2, dtype=torch.complex64), torch.ones(2).to_sparse(), torch.ones(2).to(torch.float8_e5m2)):
+        assert not is_surely_finite([odd])
+    assert not is_surely_finite(torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged))

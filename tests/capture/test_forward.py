@@ -94,6 +94,38 @@ def test_an_mlp_is_measured_as_it_is() -> None:
     assert forward.outputs[0].largest == pytest.approx(float(net[0](x).detach().abs().max()))
 
 
+def test_without_scale_only_data_has_mean_and_deviation() -> None:
+    net: Any = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 8), nn.Linear(8, 2))
+    watch, x = ForwardWatch(), torch.randn(32, 4)
+    whole = seen(net, x, watch=watch)
+    watch.begin(net, scale=False)
+    net(x)
+    forward = watch.take()
+    assert forward is not None
+    data, hidden, plain = forward.inputs
+    assert data == whole.inputs[0]
+    assert hidden.saturated == whole.inputs[1].saturated
+    assert (hidden.activation, hidden.source) == ("tanh", "0")
+    assert all(map(math.isnan, (hidden.mean, hidden.std, plain.mean, plain.std, plain.largest)))
+    assert not any(map(math.isnan, (whole.inputs[2].mean, whole.inputs[2].std)))
+
+
+@pytest.mark.parametrize("change", ["layer", "weight", "frozen"])
+def test_a_network_that_has_changed_is_looked_at_as_it_is(change: str) -> None:
+    net: Any = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    watch, x = ForwardWatch(), torch.randn(32, 4)
+    seen(net, x, watch=watch)
+    if change == "layer":
+        net.append(nn.Linear(2, 2))
+        assert [entry.layer for entry in seen(net, x, watch=watch).inputs] == ["0", "2", "3"]
+    elif change == "weight":
+        net[0].weight = nn.Parameter(torch.randn(8, 4))
+        assert by_layer(seen(net, x, watch=watch))["2"].source == "0"
+    else:
+        net[0].requires_grad_(requires_grad=False)
+        assert not by_layer(seen(net, x, watch=watch))["0"].is_data
+
+
 def test_saturated_sigmoids_are_counted() -> None:
     net: Any = nn.Sequential(nn.Linear(4, 8), nn.Sigmoid(), nn.Flatten(), nn.Linear(8, 2))
     with torch.no_grad():

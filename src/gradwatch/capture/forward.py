@@ -24,7 +24,7 @@ from gradwatch.capture.forward_samples import (
     with_second_call,
 )
 from gradwatch.capture.origins import Layer, Owners, origin_of
-from gradwatch.capture.sites import Site, sites_of
+from gradwatch.capture.sites import Site, SiteFinder
 from gradwatch.observations import Forward
 from gradwatch.tracing.autograd_internals import node_number
 from gradwatch.tracing.function_mode import unseen
@@ -48,7 +48,7 @@ class ForwardWatch:
     """
 
     def __init__(self, granularity: str = "layer") -> None:
-        self._granularity = granularity
+        self._finder = SiteFinder(granularity)
         self._handles: list[RemovableHandle] = []
         self._hooks: list[_Hook] = []
         self._histories: WeakKeyDictionary[nn.Module, UnitHistory] = WeakKeyDictionary()
@@ -58,20 +58,22 @@ class ForwardWatch:
         self._outputs: Samples = {}
         self._batch_norms: Samples = {}
         self._begun = False
-        self._with_outputs = True
+        self._with_outputs = self._with_scale = True
 
-    def begin(self, module: nn.Module, *, outputs: bool = True) -> None:
+    def begin(self, module: nn.Module, *, outputs: bool = True, scale: bool = True) -> None:
         """Put the hooks on.
 
         Args:
             module: whose next forward pass is looked at.
             outputs: whether the size of what modules return matters, as it does in float16.
+            scale: whether mean and deviation of every input matter, as they do at initialisation; of data they do
+                always.
         """
         self.end()
         self._inputs, self._outputs, self._batch_norms = {}, {}, {}
-        self._begun, self._with_outputs = True, outputs
+        self._begun, self._with_outputs, self._with_scale = True, outputs, scale
         with suppress(Exception):  # whatever is odd about a module must not end a training
-            sites, weighted, others = sites_of(module, self._granularity)
+            sites, weighted, others = self._finder.find(module)
             self._returned = {}
             self._owners = Owners(self._returned, weighted, others)
             for site in sites:
@@ -133,7 +135,8 @@ class ForwardWatch:
         origin = origin_of(tensor, self._owners) if graph else None
         history = self._histories.setdefault(site.module, UnitHistory())
         self._inputs.pop(site.module, None)
-        self._inputs[site.module] = sample_input(site, tensor, origin, history, graph=graph)
+        scale = self._with_scale
+        self._inputs[site.module] = sample_input(site, tensor, origin, history, graph=graph, scale=scale)
 
     def _look_at_output(self, site: Site, output: Any, graph: bool) -> None:  # noqa: FBT001 - of a hook
         tensor = plain(output)

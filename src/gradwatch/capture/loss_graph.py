@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gradwatch.capture.host_values import host_values
 from gradwatch.observations import LossFacts
 from gradwatch.tracing.function_mode import unseen
 
@@ -166,7 +167,7 @@ def _add(domains: list[tuple[str, Tensor]], entry: Callable[[Tensor], tuple[str,
 
 def _told(function: str | None, facts: _Facts) -> LossFacts:
     ends = [end for _, tensor in facts.domains for end in torch.aminmax(tensor)]
-    values = _on_host([*ends, *facts.factors])
+    values = host_values([*ends, *facts.factors])
     if any(not factor >= 0 for factor in values[len(ends) :]):
         function = None
     for i, (name, _) in enumerate(facts.domains):
@@ -186,11 +187,3 @@ def _outside(name: str, low: float, high: float) -> str | None:
     if name == "cross_entropy":  # class weights may be above 1
         return "cross_entropy is given targets below 0" if low < -TARGET_SLACK else None
     return f"{name} is given targets outside of 0 to 1" if low < -TARGET_SLACK or high > 1 + TARGET_SLACK else None
-
-
-def _on_host(scalars: list[Tensor]) -> list[float]:
-    if all(scalar.is_cpu for scalar in scalars):
-        return [float(scalar) for scalar in scalars]
-    device = next(scalar.device for scalar in scalars if not scalar.is_cpu)
-    joined: list[float] = torch.cat([scalar.reshape(1).to(device) for scalar in scalars]).tolist()
-    return joined

@@ -24,13 +24,14 @@ SECOND_MOMENTS = ("max_exp_avg_sq", "exp_avg_sq", "square_avg")
 def below_epsilon(group: ParameterGroup) -> np.ndarray:
     """Return the share of nonzero second moments v with sqrt(v / (1 - β₂ᵗ)) < eps, shape [layers].
 
-    NaN for optimizers without second moment or ``eps``, and before their first step. What is zero never had a
-    gradient, and eps does not touch it. RMSprop and RAdam compare v as it is.
+    NaN for layers without a matrix or kernel, for optimizers without second moment or ``eps``, and before their first
+    step. What is zero never had a gradient, and eps does not touch it. RMSprop and RAdam compare v as it is.
     """
     settings = {id(p): settings for settings in group.optimizer.param_groups for p in settings["params"]}
     positions, moments, limits = [], [], []
+    weights = group.is_weight[group.layer_index].tolist()
     for position, parameter in enumerate(group.parameters):
-        state = group.optimizer.state.get(parameter)
+        state = group.optimizer.state.get(parameter) if weights[position] else None
         if not state:
             continue
         moment = next((state[name] for name in SECOND_MOMENTS if name in state), None)

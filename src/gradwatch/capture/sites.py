@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from operator import is_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 CONVOLUTION = _ConvNd
 BATCH_NORM = _BatchNorm
 WEIGHTED = (nn.Linear, CONVOLUTION, nn.RNNBase, nn.MultiheadAttention)
+LOOKS = 16
 # They take their fast path in evaluation only where no hook is on them or below, and its rounding is another.
 FAST_PATHS = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 MATRIX = 2
@@ -28,15 +30,20 @@ MATRIX = 2
 class Site(NamedTuple):
     """A module to look at: its path, its layer, and what is of interest there.
 
-    ``layer`` is None where nothing is to be said of the input; ``trains``: one of its parameters is trainable.
+    ``layer`` is None where nothing is to be said of the input; ``parameters`` are its own.
     """
 
     module: nn.Module
     path: str
     layer: Layer | None
-    trains: bool
+    parameters: list[Any]
     is_leaf: bool
     is_batch_norm: bool
+
+    @property
+    def trains(self) -> bool:
+        """Whether one of its parameters is trainable, as it is now."""
+        return any(parameter.requires_grad for parameter in self.parameters)
 
 
 class Sites(NamedTuple):
@@ -45,6 +52,42 @@ class Sites(NamedTuple):
     sites: list[Site]
     weighted: dict[int, Layer]
     others: dict[int, Layer]
+
+
+class SiteFinder:
+    """Finds the sites of a network, anew only when its modules or their parameters are others.
+
+    What changes without a trace in either (a method that is compiled) is found at the next of every ``LOOKS`` calls.
+    """
+
+    def __init__(self, granularity: str) -> None:
+        self._granularity = granularity
+        self._root: nn.Module | None = None
+        self._parts: list[tuple[nn.Module, list[Any]]] = []
+        self._sites = Sites([], {}, {})
+        self._looks = 0
+
+    def find(self, root: nn.Module) -> Sites:
+        """Return the sites of ``root`` as it is now."""
+        self._looks += 1
+        if root is not self._root or self._looks >= LOOKS or not self._is_as_it_was():
+            self._sites = sites_of(root, self._granularity)
+            self._parts = [(module, _members(module)) for module in root.modules()]
+            self._root, self._looks = root, 0
+        return self._sites
+
+    def _is_as_it_was(self) -> bool:
+        for module, before in self._parts:
+            now = _members(module)
+            if len(now) != len(before) or not all(map(is_, now, before)):
+                return False
+        return True
+
+
+def _members(module: nn.Module) -> list[Any]:
+    """Return what makes a module what it is: children, parameters and their types (lazy or not), fast path or not."""
+    parameters = module._parameters.values()  # noqa: SLF001 - no generators
+    return [*module._modules.values(), *parameters, *map(type, parameters), module.training]  # noqa: SLF001 - as above
 
 
 def sites_of(root: nn.Module, granularity: str) -> Sites:
@@ -65,7 +108,7 @@ def sites_of(root: nn.Module, granularity: str) -> Sites:
                 module=module,
                 path=path or ROOT_LAYER,
                 layer=layer if isinstance(module, WEIGHTED) else None,
-                trains=any(parameter.requires_grad for parameter in own),
+                parameters=own,
                 is_leaf=not module._modules or isinstance(module, nn.MultiheadAttention),  # noqa: SLF001 - no generator a module
                 is_batch_norm=isinstance(module, BATCH_NORM),
             )
@@ -104,7 +147,7 @@ def _is_compiled(member: object) -> bool:
 
 def _own_parameters(module: nn.Module) -> list[Any]:
     """Return the parameters that a module holds itself, those behind its parametrizations too; the weight first."""
-    own = list(module.parameters(recurse=False))
+    own = [p for p in module._parameters.values() if p is not None]  # noqa: SLF001 - no generator a module
     parametrizations = module._modules.get("parametrizations")  # noqa: SLF001 - without a search through its children
     if parametrizations is not None:
         own = [*parametrizations.parameters(), *own]

@@ -9,6 +9,7 @@ import numpy as np
 
 from gradwatch.detectors.catalogue import learning_rate as rules
 from gradwatch.detectors.detector import Limits, Reading, Sign, remembering, whole_run
+from gradwatch.detectors.rates import is_constant
 from gradwatch.detectors.statistics import spread
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ class Changes(NamedTuple):
     first_epoch_ends: np.ndarray
 
 
+def _rests(state: Rates, rows: Rows) -> bool:
+    return state.last.shape == rows.lr.shape[1:] and is_constant(rows, state.last)
+
+
 def _changes(state: Rates, rows: Rows) -> tuple[Rates, Changes]:
     """Return the state after the rows, and what changed from one to the next; groups that are new begin anew."""
     known = np.isfinite(rows.lr).all(axis=1)
@@ -70,11 +75,13 @@ def _factors(changes: Changes) -> np.ndarray:
 
 
 def _jump(state: Rates, seen: Observation, limits: Limits) -> tuple[Rates, Reading | None]:
+    if math.isnan(state.before) and _rests(state, seen.rows):
+        return state._replace(epoch=float(seen.rows.epoch[-1])), whole_run(0.0, lambda: Sign({}))
     after, changes = _changes(state, seen.rows)
     if not changes.now.size:
         return state, None
     if math.isnan(state.before) and not (changes.now > changes.before).any():
-        return after, whole_run(0.0, lambda: Sign({}))  # nearly always
+        return after, whole_run(0.0, lambda: Sign({}))
     factors = _factors(changes)
     factors[changes.step <= limits["start"]] = 0.0
     # A warm-up by epochs jumps when the first one ends, and never again.
@@ -99,11 +106,13 @@ def _jump(state: Rates, seen: Observation, limits: Limits) -> tuple[Rates, Readi
 
 
 def _restart(state: Rates, seen: Observation, limits: Limits) -> tuple[Rates, Reading | None]:
+    if _rests(state, seen.rows):
+        return state._replace(epoch=float(seen.rows.epoch[-1])), whole_run(0.0, lambda: Sign({}))
     after, changes = _changes(state, seen.rows)
     if not changes.now.size:
         return state, None
     if not (changes.now > changes.before).any():
-        return after, whole_run(0.0, lambda: Sign({}))  # nearly always
+        return after, whole_run(0.0, lambda: Sign({}))
     from_zero = (changes.before == 0) & (changes.now > 0) & (changes.highest > 0)
     factors = np.where(from_zero, limits["factor"], _factors(changes))
     factors[changes.now > SAME * changes.highest] = 0.0

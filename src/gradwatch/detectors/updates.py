@@ -44,7 +44,7 @@ def _large(seen: Observation, limits: Limits) -> Reading:
     layers = seen.layers
     ratios = finite_or_nan(layers.update_ratio)
     # A layer that began at zero has moved by all that it is: what counts is how far it is to a usual weight.
-    usual = np.minimum(1.0, layers.weight_norm / usual_norm(layers.elements))
+    usual = np.minimum(1.0, finite_or_nan(layers.weight_norm) / usual_norm(layers.elements))
     strength = ratio(ratios * usual, limits["ratio"])
     if seen.rows.skipped[-1:].any():
         strength = np.full(len(layers.names), np.nan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gradwatch.capture.batch import bad_tensors
+from gradwatch.capture.batch import bad_tensors, is_surely_finite
 from gradwatch.capture.forward import ForwardWatch
 from gradwatch.capture.loss_graph import loss_facts
 from gradwatch.observations import LossFacts
@@ -54,7 +54,7 @@ class CloserLook:
             return
         self.is_on, self._looks_at_loss = True, log
         self._batch = batch if log else None
-        self._watch.begin(module, outputs=self.fp16)
+        self._watch.begin(module, outputs=self.fp16, scale=self.is_first)
 
     def see_loss(self, loss: Tensor) -> None:
         """Look at the graph of the loss, before its backward pass; the forward pass is over."""
@@ -73,6 +73,8 @@ class CloserLook:
         """Return the tensors of the batch with NaN or +inf, and how many of each; None if it was not looked at."""
         if self._batch is None:
             return None
+        if is_surely_finite(self._batch):
+            return ()
         bad = [(tensor.name, tensor.nan + tensor.posinf) for tensor in bad_tensors(self._batch)]
         return tuple((name, count) for name, count in bad if count)
 
