@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gradwatch.integrations.lightning import NumericalHealthMonitor
     from gradwatch.probes.function import assert_gradients, check_gradients
     from gradwatch.records import GradientCheckReport
-    from gradwatch.serialization import load_events, load_incident
+    from gradwatch.serialization import load_events, load_incident, load_last_steps
 
 __version__ = "0.1.0"
 
@@ -29,6 +29,7 @@ __all__ = [
     "check_gradients",
     "load_events",
     "load_incident",
+    "load_last_steps",
 ]
 
 _HOME = {
@@ -41,6 +42,7 @@ _HOME = {
     "check_gradients": "gradwatch.probes.function",
     "load_events": "gradwatch.serialization",
     "load_incident": "gradwatch.serialization",
+    "load_last_steps": "gradwatch.serialization",
 }
 
 

@@ -25,7 +25,7 @@ def test_a_healthy_run_leaves_start_steps_and_end(tmp_path: Path) -> None:
     monitor = watch(tmp_path, parts)
     train(monitor, parts)
     monitor.end("finished")
-    assert [event.type for event in events(tmp_path)] == ["run_start", *["step"] * 6, "run_end"]
+    assert [event.type for event in events(tmp_path)] == ["run_start", *["step"] * 6, "last_steps", "run_end"]
     assert [event.step for event in events(tmp_path, "step")] == list(range(6))
     end = events(tmp_path, "run_end")[0]
     assert (end.status, end.steps, end.skipped_steps, end.incidents, end.reason) == ("finished", 6, 0, 0, None)

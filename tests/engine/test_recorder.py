@@ -110,7 +110,7 @@ def test_the_end_writes_what_waits(tmp_path: Path) -> None:
     with pytest.raises(StopIteration):
         train(monitor, parts, gradients=leave)
     monitor.end("interrupted")
-    assert [event.type for event in events(tmp_path)] == ["run_start", "step", "run_end"]
+    assert [event.type for event in events(tmp_path)] == ["run_start", "step", "last_steps", "run_end"]
     assert len(seen) == 1
 
 

@@ -10,6 +10,7 @@ from gradwatch.records import (
     ClipState,
     Finding,
     Incident,
+    LastSteps,
     LayerNorms,
     Origin,
     ParameterRow,
@@ -134,5 +135,24 @@ def incident(**changes: Any) -> Incident:
         advice="Add a small constant under the root.",
         anomaly_traceback=None,
         action="skipped",
+    )
+    return replace(event, **changes)
+
+
+def last_steps(**changes: Any) -> LastSteps:
+    event = LastSteps(
+        **AT,
+        optimizer=0,
+        reason="end",
+        steps=[11, 12],
+        epochs=[1, 1],
+        batches=[1, 2],
+        loss=[0.5, None],
+        grad_norm=[2.0, float("inf")],
+        coefficient=[0.5, 1.0],
+        lr=[1e-3, None],
+        loss_scale=[None, None],
+        skipped=[False, True],
+        layers={"block.0": [1.5, float("inf")], "block.1": [0.5, None]},
     )
     return replace(event, **changes)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from gradwatch.records import Window
+
+if TYPE_CHECKING:
+    from gradwatch.capture.parameters import ParameterGroup
 
 RING_STEPS = 64
 # Rows that wait for the next record: for a log step that hardly ever comes, memory stays bounded.
@@ -31,17 +34,26 @@ class StepRow(NamedTuple):
     skipped: bool = False
 
 
+class Source(NamedTuple):
+    """Whose norms a row has: a group as it was then, and the parameters with a gradient (all of them if None)."""
+
+    group: ParameterGroup
+    positions: np.ndarray | None
+
+
 @dataclass(slots=True)
 class History:
     """The last steps of one optimizer, and what happened since its last record.
 
-    ``rows`` and ``norms`` (per parameter, shape [n]) are rings of the same steps; ``since`` has the rows since the last
-    record, which may be more.
+    ``rows``, ``norms`` (per parameter, shape [n]) and ``sources`` are rings of the same steps; ``since`` has the rows
+    since the last record, which may be more. ``added`` counts the steps since the start.
     """
 
     rows: deque[StepRow] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
     norms: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
+    sources: deque[Source | None] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
     since: deque[StepRow] = field(default_factory=lambda: deque(maxlen=MAX_ROWS))
+    added: int = 0
     steps: int = 0
     grad_norm_max: float = -math.inf
     grad_norm_max_step: int | None = None
@@ -50,7 +62,15 @@ class History:
     skipped: int = 0
     nonfinite: int = 0
 
-    def add(self, row: StepRow, norms: np.ndarray, *, nonfinite: bool = False, again: bool = False) -> None:
+    def add(
+        self,
+        row: StepRow,
+        norms: np.ndarray,
+        source: Source | None = None,
+        *,
+        nonfinite: bool = False,
+        again: bool = False,
+    ) -> None:
         """Add one step. Non-finite values are counted and stay out of the extremes, which they would freeze.
 
         ``again``: the last step was added as a good one, and has been spoilt after that. Between records it counts
@@ -60,6 +80,8 @@ class History:
             self.since.pop()
         self.rows.append(row)
         self.norms.append(norms)
+        self.sources.append(source)
+        self.added += 1
         self.since.append(row)
         self.steps += not again
         self.clipped += row.coefficient < 1.0

@@ -20,6 +20,7 @@ from gradwatch.engine.clip_rule import resolve_clip_rule
 from gradwatch.engine.closer_look import CloserLook
 from gradwatch.engine.context import RunContext
 from gradwatch.engine.counters import Counters
+from gradwatch.engine.flight_recorder import FlightRecorder
 from gradwatch.engine.gradient_checks import GradientChecks
 from gradwatch.engine.health_rules import HealthRules
 from gradwatch.engine.recorder import Recorder
@@ -111,8 +112,10 @@ class HealthMonitor:
         self._scale_trend = ScaleTrend()
         self._scan_due = self._announced = self.is_log_step = False
         self._steps_in_batch = 0
+        flight = FlightRecorder(self._watched, context.rank)
         self._reporter = Reporter(
             context,
+            flight=flight,
             layer_scalars=self.settings.layer_scalars,
             max_incident_bytes=self.settings.max_incident_bytes,
         )
@@ -130,7 +133,7 @@ class HealthMonitor:
         )
         self._rules.load_state_dict(self._memory)
         self._started, self._loaded = True, False  # from here on the rules have the memory
-        self._recorder = Recorder(self._watched, self.counters, self._reporter, self._rules, self._header)
+        self._recorder = Recorder(self._watched, self.counters, self._reporter, self._rules, flight, self._header)
         self._checks = GradientChecks(self.settings, context, self._watched, self._reporter, self._rules.read)
         if not has_lazy_parameters(module):
             self._announce()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from gradwatch.capture.history import StepRow
+from gradwatch.capture.history import Source, StepRow
 from gradwatch.capture.window import LossMeter
 from gradwatch.engine.recording import PendingRecord, TakenStep, Totals, begin_record, spread
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from gradwatch.engine.counters import Counters
+    from gradwatch.engine.flight_recorder import FlightRecorder
     from gradwatch.engine.health_rules import HealthRules
     from gradwatch.engine.recording import Position
     from gradwatch.engine.reporter import Reporter
@@ -30,14 +31,21 @@ class Recorder:
         counters: are counted on.
         reporter: gets the records.
         rules: read them.
+        flight: keeps each step beyond the death of the process.
         header: returns what every event at a position has.
     """
 
-    def __init__(
-        self, watched: Watched, counters: Counters, reporter: Reporter, rules: HealthRules, header: Header
+    def __init__(  # noqa: PLR0917 - the parts of the engine that take part in a record
+        self,
+        watched: Watched,
+        counters: Counters,
+        reporter: Reporter,
+        rules: HealthRules,
+        flight: FlightRecorder,
+        header: Header,
     ) -> None:
         self._watched, self._counters, self._reporter = watched, counters, reporter
-        self._rules, self._header = rules, header
+        self._rules, self._flight, self._header = rules, flight, header
         self._losses = LossMeter(len(watched.groups))
         self._pending: dict[int, PendingRecord] = {}
 
@@ -69,7 +77,9 @@ class Recorder:
             step.batch_size,
             step.skipped,
         )
-        history.add(row, spread(group, gradients), nonfinite=step.nonfinite, again=again)
+        source = Source(group, None if len(gradients.positions) == len(group.parameters) else gradients.positions)
+        history.add(row, spread(group, gradients), source, nonfinite=step.nonfinite, again=again)
+        self._flight.add(group.index)
         if log:
             totals = Totals(self._counters.skipped, self._counters.nonfinite, self._counters.clip_rate)
             record = begin_record(step, history, loss=loss, max_norm=max_norm, totals=totals, fp16=self._rules.fp16)

@@ -36,6 +36,11 @@ def log_name(rank: int, number: int = 0) -> str:
     return "events" + (f".rank{rank}" if rank else "") + (f".{number}" if number else "") + ".jsonl"
 
 
+def ring_of(log: Path) -> Path:
+    """Return the path of the ring file that belongs to an event log."""
+    return log.with_name("last_steps" + log.name.removeprefix("events").removesuffix(".jsonl") + ".bin")
+
+
 def load_events(path: _Path, *, run_id: str | None = None) -> list[Event]:
     """Return all events of a run directory or of one ``events*.jsonl`` file; see ``iter_events``."""
     return list(iter_events(path, run_id=run_id))
@@ -88,6 +93,16 @@ def load_incident(path: _Path) -> Incident:
     return event
 
 
+def last_run(path: Path) -> list[Path]:
+    """Return the event logs of the last run at ``path``, that of rank 0 first.
+
+    Raises:
+        FileNotFoundError: there is no event log.
+    """
+    logs = _logs(path)
+    return [log.path for log in logs if log.run_id == logs[-1].run_id and (log.run_id or log is logs[-1])]
+
+
 class _Log(NamedTuple):
     path: Path
     rank: int
@@ -117,29 +132,44 @@ def _look_at(path: Path) -> _Log:
     name = _LOG_NAME.fullmatch(path.name)
     rank, number = (int(name[1] or 0), int(name[2] or 0)) if name else (0, 0)
     try:
-        first = _read_line(next(_lines(path))[1])
+        first = _read_line(next(raw_lines(path))[1])
     except (ValueError, StopIteration):
         return _Log(path, rank, number, None, math.inf)
     return _Log(path, rank, number, first.run_id if isinstance(first, RunStart) else None, first.time)
 
 
 def _read_log(path: Path) -> Iterator[Event]:
-    for number, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            event = _read_line(line)
-        except SchemaError as error:
-            raise SchemaError(f"{path}:{number}: {error}") from None
-        except ValueError as error:
-            if not _is_torn(line, number):
-                raise SchemaError(f"{path}:{number}: not a line of JSON: {error}") from None
-            warnings.warn(f"{path}:{number}: skipped a line that was cut off while it was written", stacklevel=2)
-            continue
-        yield event
+    for number, line in raw_lines(path):
+        event = read_line(path, number, line)
+        if event is not None:
+            yield event
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_line(path: Path, number: int, line: bytes) -> Event | None:
+    """Return the event of a line, or None where there is none: an empty line, or with a warning one that was cut off.
+
+    Raises:
+        SchemaError: the line is something else than an event.
+    """
+    if not line.strip():
+        return None
+    try:
+        return _read_line(line)
+    except SchemaError as error:
+        raise SchemaError(f"{path}:{number}: {error}") from None
+    except ValueError as error:
+        if not _is_torn(line, number):
+            raise SchemaError(f"{path}:{number}: not a line of JSON: {error}") from None
+        warnings.warn(f"{path}:{number}: skipped a line that was cut off while it was written", stacklevel=3)
+        return None
+
+
+def raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield number and content of the lines of a log.
+
+    Raises:
+        SchemaError: a line is too long to be an event.
+    """
     with path.open("rb") as file:
         number = 1
         while line := file.readline(MAX_LINE_BYTES + 1):
