@@ -17,10 +17,11 @@ import gradwatch
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "lightning", "pytorch_lightning", "tensorboard", "numpy")
 # Of the modules that the design promises to be free of torch, those that exist.
-LIGHT = ("cli", "detectors.catalogue", "errors", "records", "report", "serialization")
+LIGHT = ("cli", "detectors.catalogue", "errors", "records", "serialization")
 MODULES = sorted(
     module.name for module in walk_packages(gradwatch.__path__, "gradwatch.") if "__main__" not in module.name
 )
+REPORT_MODULES = [name for name in MODULES if name.startswith("gradwatch.report")]
 LIGHT_MODULES = [f"gradwatch.{name}" for name in LIGHT if f"gradwatch.{name}" in MODULES]
 
 
@@ -52,6 +53,10 @@ def test_the_check_sees_a_heavy_import() -> None:
     assert "torch" in heavy_modules_after("from gradwatch import NumericalHealthMonitor")
 
 
+def test_showing_a_run_loads_numpy_at_most() -> None:
+    assert heavy_modules_after(f"import {', '.join(REPORT_MODULES)}") == ["numpy"]
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_can_be_imported(module: str) -> None:
     import_module(module)
@@ -60,3 +65,8 @@ def test_every_module_can_be_imported(module: str) -> None:
 def test_the_contract_on_torch_covers_every_light_module() -> None:
     assert contract("torch-free")["source_modules"] == LIGHT_MODULES
     assert contract("torch-free")["forbidden_modules"] == list(HEAVY)
+
+
+def test_the_contract_on_the_report_forbids_all_but_numpy() -> None:
+    forbidden = set(contract("report")["forbidden_modules"])
+    assert forbidden == {*HEAVY, "matplotlib"} - {"numpy"}
