@@ -1,0 +1,148 @@
+"""The verdict on a run: healthy or not, how it ended, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from gradwatch.report.episodes import rank_of
+from gradwatch.report.origins import origin, what_was_seen
+from gradwatch.report.process import is_running
+from gradwatch.report.text import clean, count, shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from gradwatch.records import Incident
+    from gradwatch.report.episodes import Episode
+    from gradwatch.report.run import Run
+
+State = Literal["healthy", "findings", "nonfinite", "exception", "stopped", "interrupted", "killed", "running"]
+
+REASON_WIDTH = 300
+
+_ENDINGS: dict[str, tuple[State, str]] = {
+    "nonfinite": ("nonfinite", "died of a non-finite value"),
+    "exception": ("exception", "ended by an exception"),
+    "stopped": ("stopped", "stopped"),
+    "interrupted": ("interrupted", "interrupted"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What to say first.
+
+    ``state`` is how the run ended: ``healthy`` and ``findings`` finished, the latter with something to look at;
+    ``nonfinite`` died of a NaN or infinity. ``healthy`` is whether nothing is wrong: a run that was interrupted or is
+    still running may be, one that was killed is not. ``reasons`` are sentences, the worst first; ``advice`` is what
+    to change, in the same order.
+    """
+
+    state: State
+    healthy: bool
+    headline: str
+    reasons: list[str]
+    advice: list[str]
+
+
+def verdict_of(run: Run) -> Verdict:
+    """Return the verdict on a run. Findings of severity ``info`` never make it unhealthy."""
+    state, headline = _ending(run)
+    troubles = [episode for episode in run.episodes if episode.is_trouble]
+    unfit = [check for check in run.checks if check.verdict == "mismatch"]
+    reasons = _incident_reasons(run) + _finding_reasons(troubles)
+    if unfit and not troubles:
+        reasons.append(f"A gradient check at step {unfit[0].step} found a mismatch: {clean(unfit[0].reason)}")
+    found = bool(reasons)
+    if state == "healthy" and found:
+        state, headline = "findings", f"finished with {_tally(run, troubles)}"
+    elif found and state in ("interrupted", "running", "stopped", "killed"):
+        headline = f"{headline}; until then {_tally(run, troubles)}"
+    advice = [incident.advice for incident in run.incidents] + [episode.advice for episode in _worst_first(troubles)]
+    return Verdict(
+        state=state,
+        healthy=not found and state in ("healthy", "interrupted", "running", "stopped"),
+        headline=headline,
+        reasons=reasons,
+        advice=list(dict.fromkeys(text.strip() for text in advice if text.strip())),
+    )
+
+
+def _ending(run: Run) -> tuple[State, str]:
+    """Return how the run ended, whatever was found in it."""
+    fatal = next((one for one in reversed(run.incidents) if one.action in ("raised", "stopped")), None)
+    end = run.end
+    if fatal is not None and (end is None or end.status in ("nonfinite", "stopped", "exception")):
+        died = "died of" if fatal.action == "raised" else "stopped by gradwatch after"
+        return "nonfinite", f"{died} {what_was_seen(fatal)} at step {fatal.step:,}: {origin(fatal)}"
+    if end is None:
+        return _without_end(run)
+    if end.status == "finished":
+        return "healthy", f"finished healthy after {count(end.steps, 'step')}"
+    # A newer version may know more ways to end; none of them is "finished".
+    state, how = _ENDINGS.get(end.status, ("exception", f"ended ({clean(end.status)})"))
+    reason = f": {shorten(clean(end.reason), REASON_WIDTH)}" if end.reason else ""
+    return state, f"{how} at step {end.step:,}{reason}"
+
+
+def _without_end(run: Run) -> tuple[State, str]:
+    if is_running(run.start):
+        return "running", f"still running, at step {run.last_step:,}"
+    return "killed", f"was killed or lost power at step {run.last_step:,}: it could not write its end"
+
+
+def _tally(run: Run, troubles: list[Episode]) -> str:
+    """Return ``1 incident and 3 findings (1 error, 2 warnings), 2 of them to the end``."""
+    parts = []
+    if run.incidents:
+        parts.append(count(len(run.incidents), "incident"))
+    if troubles:
+        errors = sum(rank_of(episode.severity) > 1 for episode in troubles)
+        warnings = len(troubles) - errors
+        kinds = [count(errors, "error")] * bool(errors) + [count(warnings, "warning")] * bool(warnings)
+        still = sum(episode.is_open for episode in troubles)
+        lasting = f", {still} of them open to the end" if still else ", all over before the end"
+        parts.append(f"{count(len(troubles), 'finding')} ({', '.join(kinds)}){lasting}")
+    return " and ".join(parts) or "a gradient mismatch"
+
+
+def _incident_reasons(run: Run) -> list[str]:
+    """Return a sentence for each kind of incident: a run that survives every one may have had a hundred of a kind."""
+    kinds: dict[tuple[object, ...], list[Incident]] = {}
+    for incident in run.incidents:
+        where = incident.origin
+        kinds.setdefault((incident.first_seen, where.phase, where.op, where.module, where.tensor), []).append(incident)
+    return [_incident_reason(group) for group in kinds.values()]
+
+
+def _incident_reason(group: list[Incident]) -> str:
+    first, *others = group
+    again = f" (and {len(others)} more like it, the last at step {others[-1].step:,})" if others else ""
+    seen = what_was_seen(first)
+    return f"{seen[0].upper()}{seen[1:]} at step {first.step:,}{again}: {origin(first)}."
+
+
+def _finding_reasons(troubles: list[Episode]) -> list[str]:
+    """Return the message of each code's worst episode, and how many more layers have it."""
+    codes: dict[str, list[Episode]] = {}
+    for episode in _worst_first(troubles):
+        codes.setdefault(episode.code, []).append(episode)
+    return [_finding_reason(group) for group in codes.values()]
+
+
+def _finding_reason(group: list[Episode]) -> str:
+    first, *others = group
+    layers = {(episode.layer, episode.rank) for episode in others} - {(first.layer, first.rank)}
+    more = f" The same in {count(len(layers), 'more layer')}." if layers else ""
+    return f"{clean(first.code)}, {_span(first)}: {shorten(clean(first.message.strip()), REASON_WIDTH)}{more}"
+
+
+def _span(episode: Episode) -> str:
+    if episode.closed_step is None:
+        return f"since step {episode.since_step:,}"
+    return f"steps {episode.since_step:,} to {episode.closed_step:,}"
+
+
+def _worst_first(troubles: Iterable[Episode]) -> list[Episode]:
+    return sorted(troubles, key=lambda episode: (-rank_of(episode.severity), not episode.is_open, episode.since_step))

@@ -1,0 +1,232 @@
+"""The verdict: how a run ended, in a headline, whether it was healthy, and why."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gradwatch.records import GradientCheck
+from gradwatch.report import process
+from gradwatch.report.run import read_runs
+from gradwatch.report.verdict import verdict_of
+from tests.report.logs import at, incident, run_end, run_start, told, write_log
+from tests.sinks.samples import AT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gradwatch.records import Event, Incident, RunStart
+    from gradwatch.report.verdict import Verdict
+
+
+def judge(folder: Path, *events: Event) -> Verdict:
+    write_log(folder, *events)
+    (run,) = read_runs(folder)
+    return verdict_of(run)
+
+
+def on_this_machine(**changes: Any) -> RunStart:
+    hardware = {"hostname": socket.gethostname(), "pid": os.getpid(), **changes}
+    return run_start(hardware=hardware, time=2**40)
+
+
+def born(**changes: Any) -> Incident:
+    """The incident of the samples with another origin."""
+    event = incident(action="raised")
+    return replace(event, origin=replace(event.origin, **changes))
+
+
+def test_a_healthy_run(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, run_start(), at(10), run_end(incidents=0, steps=1234))
+    assert (verdict.healthy, verdict.state) == (True, "healthy")
+    assert verdict.headline == "finished healthy after 1,234 steps"
+    assert (verdict.reasons, verdict.advice) == ([], [])
+
+
+def test_information_is_no_trouble(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, run_start(), told(10, severity="info"), run_end())
+    assert (verdict.healthy, verdict.state, verdict.reasons) == (True, "healthy", [])
+
+
+def test_findings_are_counted_and_the_worst_comes_first(tmp_path: Path) -> None:
+    verdict = judge(
+        tmp_path,
+        told(10, code="dead-units", message="Dead.", advice="Use another activation."),
+        told(11, layer="block.1"),
+        told(12, severity="error", message="Explodes."),
+        told(20, "closed", layer="block.1", since_step=11),
+        run_end(),
+    )
+    assert (verdict.healthy, verdict.state) == (False, "findings")
+    assert verdict.headline == "finished with 3 findings (1 error, 2 warnings), 2 of them open to the end"
+    assert verdict.reasons == [
+        "exploding-gradient, since step 12: Explodes. The same in 1 more layer.",
+        "dead-units, since step 10: Dead.",
+    ]
+    assert verdict.advice == ["Lower the learning rate.", "Use another activation."]
+
+
+def test_a_finding_that_is_over_is_a_finding(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, told(10), told(30, "closed", since_step=10), run_end())
+    assert not verdict.healthy
+    assert verdict.headline == "finished with 1 finding (1 warning), all over before the end"
+    assert verdict.reasons == ["exploding-gradient, steps 10 to 30: The gradient of block.0 grows."]
+
+
+def test_a_severity_of_a_newer_version_is_trouble(tmp_path: Path) -> None:
+    assert not judge(tmp_path, told(10, severity="fatal"), run_end()).healthy
+
+
+def test_incidents_that_were_survived(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, incident(step=3), incident(step=9), run_end())
+    assert (verdict.healthy, verdict.state) == (False, "findings")
+    assert verdict.headline == "finished with 2 incidents"
+    (reason,) = verdict.reasons
+    assert reason == (
+        "An infinity in a gradient at step 3 (and 1 more like it, the last at step 9): sqrt of encoder.norm"
+        " (LayerNorm) made it in the backward pass, model.py:42."
+    )
+    assert verdict.advice == ["Add a small constant under the root."]
+
+
+ORIGINS: dict[str, tuple[Incident, str]] = {
+    "an operation": (born(), "sqrt of encoder.norm (LayerNorm) made it in the backward pass, model.py:42"),
+    "of the model": (
+        born(module="", module_type="Net", source=None, phase="forward"),
+        "sqrt of Net made it in the forward pass",
+    ),
+    "a module": (born(op=None, source=None), "an operation of encoder.norm (LayerNorm) made it in the backward pass"),
+    "the data": (born(phase="input", tensor="batch['x']"), "it came with the data, batch['x']"),
+    "a weight": (born(phase="parameter", tensor="head.weight"), "the weight head.weight held it before the step"),
+    "a buffer": (born(phase="buffer", tensor="norm.var"), "the buffer norm.var held it before the step"),
+    "the optimizer": (born(phase="optimizer", tensor="head.bias"), "the optimizer's step made it in head.bias"),
+    "dynamics": (born(cause="dynamics"), "the run had been growing for steps, and no single operation is to blame"),
+    "not known": (
+        born(phase="not_reproduced", op=None, module=None),
+        "no operation could be named, as the step did not show it when it was run again",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORIGINS)
+def test_a_death_of_a_nan_names_its_origin(name: str, tmp_path: Path) -> None:
+    fatal, origin = ORIGINS[name]
+    verdict = judge(tmp_path, at(10), fatal, run_end(status="nonfinite"))
+    assert (verdict.healthy, verdict.state) == (False, "nonfinite")
+    assert verdict.headline == f"died of an infinity in a gradient at step 12: {origin}"
+
+
+def test_a_nan_that_is_the_last_line_was_the_end(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, run_start(), incident(action="raised"))
+    assert verdict.state == "nonfinite"
+
+
+def test_a_stop_after_a_nan(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, incident(action="stopped"), run_end(status="stopped"))
+    assert verdict.headline.startswith("stopped by gradwatch after an infinity in a gradient at step 12: sqrt of ")
+
+
+def test_a_death_of_a_nan_without_an_incident(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, run_end(status="nonfinite", step=5, reason="NaN"))
+    assert (verdict.healthy, verdict.headline) == (False, "died of a non-finite value at step 5: NaN")
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "healthy", "headline"),
+    [
+        ("exception", "exception", False, "ended by an exception at step 12: ValueError: no"),
+        ("interrupted", "interrupted", True, "interrupted at step 12: ValueError: no"),
+        ("stopped", "stopped", True, "stopped at step 12: ValueError: no"),
+        ("evaporated", "exception", False, "ended (evaporated) at step 12: ValueError: no"),
+    ],
+)
+def test_other_ways_to_end(status: Any, state: str, *, healthy: bool, headline: str, tmp_path: Path) -> None:
+    verdict = judge(tmp_path, at(10), run_end(status=status, reason="ValueError: no"))
+    assert (verdict.state, verdict.healthy, verdict.headline) == (state, healthy, headline)
+
+
+def test_an_interrupted_run_with_a_finding(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, told(10), run_end(status="interrupted"))
+    assert not verdict.healthy
+    assert verdict.headline == "interrupted at step 12; until then 1 finding (1 warning), 1 of them open to the end"
+
+
+def test_a_killed_run(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, run_start(), at(10), at(20))
+    assert (verdict.healthy, verdict.state) == (False, "killed")
+    assert verdict.headline == "was killed or lost power at step 20: it could not write its end"
+
+
+def test_a_gradient_check_that_found_a_mismatch(tmp_path: Path) -> None:
+    check = GradientCheck(**AT, log_step=12, verdict="mismatch", reason="fc is wrong.", parameters={})
+    verdict = judge(tmp_path, check, run_end())
+    assert (verdict.healthy, verdict.headline) == (False, "finished with a gradient mismatch")
+    assert verdict.reasons == ["A gradient check at step 12 found a mismatch: fc is wrong."]
+
+
+def test_names_are_shown_as_they_are_and_act_on_nothing(tmp_path: Path) -> None:
+    hostile = "\x1b[2J[bold]</script>\n\ud800"
+    fatal = born(module=hostile, module_type=hostile, op=hostile)
+    verdict = judge(tmp_path, told(1, message=hostile, code=hostile), fatal, run_end(status="nonfinite"))
+    text = " ".join([verdict.headline, *verdict.reasons])
+    assert text.isprintable()
+    assert "\\x1b[2J[bold]</script>\\n\\ud800" in text
+
+
+# -- still running -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_whose_process_lives(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, on_this_machine(), at(10))
+    assert (verdict.healthy, verdict.state, verdict.headline) == (True, "running", "still running, at step 12")
+
+
+def test_a_running_run_with_a_finding(tmp_path: Path) -> None:
+    assert not judge(tmp_path, on_this_machine(), told(10)).healthy
+
+
+@pytest.mark.parametrize("pid", [None, "1", True, 0, -1, 2**22 + 1, 10**30, 1.5])
+def test_what_is_no_process(pid: Any) -> None:
+    assert not process.is_running(on_this_machine(pid=pid))
+
+
+def test_a_process_of_another_machine_is_not_looked_for() -> None:
+    assert not process.is_running(on_this_machine(hostname="elsewhere"))
+    assert not process.is_running(None)
+
+
+def test_a_process_that_began_after_the_run_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = replace(on_this_machine(), time=1e9)
+    assert not process.is_running(start)
+    monkeypatch.setattr(process, "_state", lambda _: ("", None))  # a system that does not tell
+    assert process.is_running(start)
+
+
+def test_a_process_that_has_ended_is_not_running_even_if_nobody_has_waited_for_it() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.read()
+    start = on_this_machine(pid=child.pid)
+    while process._state(child.pid)[0] not in ("Z", ""):
+        pass
+    assert not process.is_running(start)
+    child.stdout.close()
+    child.wait()
+    assert not process.is_running(start)
+
+
+@pytest.mark.parametrize(("error", "alive"), [(PermissionError, True), (ProcessLookupError, False), (OSError, False)])
+def test_what_the_system_says_of_a_process(
+    error: type[OSError], *, alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert process.is_running(on_this_machine()) is alive
