@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"gradwatch {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_demo(commands)
+    _add_show(commands)
     _add_replay(commands)
     _add_rules(commands)
     return parser
@@ -62,6 +63,28 @@ def _demo(arguments: argparse.Namespace) -> int:
         return DONE if run_demo(console, folder, quick=arguments.quick) else UNHEALTHY
     except (KeyboardInterrupt, SystemExit):  # Lightning turns Ctrl-C into SystemExit
         return _complain(f"demo: interrupted; what was written so far is in {folder}", INTERRUPTED)
+
+
+def _add_show(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "show on one screen how a run went, and what it died of"
+    show = commands.add_parser("show", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    show.add_argument("path", type=Path, metavar="DIR", help="folder of a run, one of its logs, or a folder above")
+    show.add_argument("--run", metavar="ID", help="the run whose id begins so, where there are several (default: last)")
+    show.add_argument("--check", action="store_true", help="exit with status 1 if the run is unhealthy")
+    show.add_argument("--json", action="store_true", help="one JSON object for programs instead of a screen")
+    show.set_defaults(command=_show)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    try:
+        from gradwatch.report.terminal.command import show  # noqa: PLC0415 - imports numpy and rich
+
+        healthy = show(arguments.path, run_id=arguments.run, as_json=arguments.json)
+    except (OSError, ValueError) as error:
+        return _complain(f"show: {_first_line(error)}", UNUSABLE)
+    except KeyboardInterrupt:
+        return _complain("show: interrupted", INTERRUPTED)
+    return UNHEALTHY if arguments.check and not healthy else DONE
 
 
 def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -1,0 +1,62 @@
+"""The setting of a run in a few words each: model, precision, strategy, optimizers, clip rule, times."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from gradwatch.report.text import clean, count, duration, moment, number, size
+
+if TYPE_CHECKING:
+    from gradwatch.records import ClipRule, RunStart
+    from gradwatch.report.run import Run
+
+OPTIMIZERS_SHOWN = 2
+# Shapes are data too: a product of any size must not overflow a float.
+_LARGEST_MODEL = 10**15
+
+
+def setting(start: RunStart) -> list[str]:
+    """Return model, precision, strategy and optimizers."""
+    facts = [_model(start)] if start.parameters else []
+    precision = start.precision.get("precision")
+    if isinstance(precision, (str, int)):
+        facts.append(clean(precision))
+    facts.append(clean(start.strategy) + (f" on {count(start.world_size, 'rank')}" if start.world_size > 1 else ""))
+    facts += [_optimizer(one) for one in start.optimizers[:OPTIMIZERS_SHOWN]]
+    more = len(start.optimizers) - OPTIMIZERS_SHOWN
+    return facts + [f"{count(more, 'more optimizer')}"] * (more > 0)
+
+
+def clip_rule(clip: ClipRule) -> str:
+    """Return the limit and why it is so."""
+    limit = "not clipped" if clip.max_norm is None else f"clipped to norm {number(clip.max_norm)}"
+    family = f"{clean(clip.family)}: " if clip.family else ""
+    return f"{limit} ({family}{clean(clip.reason)})"
+
+
+def course_of_time(run: Run) -> list[str]:
+    """Return how many steps in how long, and when it began."""
+    steps = run.end.steps if run.end is not None else run.last_step + 1
+    began = run.start.time if run.start is not None else math.nan
+    ended = run.end.time if run.end is not None else run.last_time
+    facts = [count(steps, "step") + (f" in {duration(ended - began)}" if math.isfinite(ended - began) else "")]
+    if moment(began):
+        facts.append(f"started {moment(began)}")
+    if run.start is not None and run.start.resumed_from:
+        facts.append(f"resumes {clean(run.start.resumed_from)[:8]}")
+    return facts
+
+
+def _model(start: RunStart) -> str:
+    elements = min(sum(math.prod(row.shape) for row in start.parameters), _LARGEST_MODEL)
+    layers = len({row.layer for row in start.parameters})
+    return f"{size(elements)} parameters in {count(layers, 'layer')}"
+
+
+def _optimizer(described: dict[str, Any]) -> str:
+    name = clean(described.get("class", "optimizer"))
+    groups = described.get("groups")
+    first = groups[0] if isinstance(groups, list) and groups else {}
+    rate = first.get("lr") if isinstance(first, dict) else None
+    return f"{name}, lr {number(rate)}" if isinstance(rate, float) else name
