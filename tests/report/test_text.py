@@ -44,7 +44,8 @@ def test_any_time_has_a_text(time: float) -> None:
 
 def test_numbers() -> None:
     values = (0.123456, 12345.0, math.nan, math.inf, -math.inf)
-    assert [text.number(value) for value in values] == ["0.1235", "1.234e+04", "-", "inf", "-inf"]
+    assert [text.number(value) for value in values] == ["0.1235", "1.234e+04", "NaN", "inf", "-inf"]
+    assert text.number(None) == "-"
     assert [text.size(value) for value in (7, 12_300, 124_438_000, 7e9)] == ["7", "12.3k", "124.4M", "7B"]
     assert (text.count(1, "step"), text.count(1200, "step")) == ("1 step", "1,200 steps")
 

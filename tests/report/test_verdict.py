@@ -75,7 +75,7 @@ def test_findings_are_counted_and_the_worst_comes_first(tmp_path: Path) -> None:
 def test_a_finding_that_is_over_is_a_finding(tmp_path: Path) -> None:
     verdict = judge(tmp_path, told(10), told(30, "closed", since_step=10), run_end())
     assert not verdict.healthy
-    assert verdict.headline == "finished with 1 finding (1 warning), all over before the end"
+    assert verdict.headline == "finished with 1 finding (1 warning), over before the end"
     assert verdict.reasons == ["exploding-gradient, steps 10 to 30: The gradient of block.0 grows."]
 
 
@@ -154,7 +154,7 @@ def test_other_ways_to_end(status: Any, state: str, *, healthy: bool, headline: 
 def test_an_interrupted_run_with_a_finding(tmp_path: Path) -> None:
     verdict = judge(tmp_path, told(10), run_end(status="interrupted"))
     assert not verdict.healthy
-    assert verdict.headline == "interrupted at step 12; until then 1 finding (1 warning), 1 of them open to the end"
+    assert verdict.headline == "interrupted at step 12; until then 1 finding (1 warning), open to the end"
 
 
 def test_a_killed_run(tmp_path: Path) -> None:

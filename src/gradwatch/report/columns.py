@@ -46,7 +46,7 @@ _WINDOW = (
 )
 _top, _clip, _window = itemgetter(*_TOP), itemgetter(*_CLIP), itemgetter(*_WINDOW)
 _COLUMNS = (*_TOP, *(f"clip.{name}" for name in _CLIP), *(f"window.{name}" for name in _WINDOW))
-_LOSS = _COLUMNS.index("loss")
+_LOSS, _GRAD_NORM = _COLUMNS.index("loss"), _COLUMNS.index("grad_norm")
 _POOLED = ("records", "first_step", "loss_low", "loss_high", "grad_norm_low", "grad_norm_high")
 _COUNTS = (
     "step",
@@ -86,9 +86,8 @@ class StepTable:
         pooled = data.get("pooled")
         pools = _pool(data) if pooled is not None else (1, row[0], None, None, None, None)
         self._layers.add(data, pooled)
-        loss = row[_LOSS]
         try:
-            self._rows.append(loss is not None and not math.isfinite(loss))
+            self._rows.extend([_is_bad(row[_LOSS]), _is_bad(row[_GRAD_NORM])])
             self._rows.extend([math.nan if value is None else value for value in (*row, *pools)])
             self._lr_groups.append(array("d", rates[:_MAX_GROUPS]))
         except OverflowError:
@@ -100,7 +99,7 @@ class StepTable:
         Raises:
             SchemaError: there are too many layers for a table, or a count is out of range.
         """
-        names = ("loss_bad", *_COLUMNS, *_POOLED)
+        names = ("loss_bad", "grad_norm_bad", *_COLUMNS, *_POOLED)
         table = dict(zip(names, np.array(self._rows).reshape(-1, len(names)).T.copy(), strict=True))
         counts = {name: _count(name, table[name]) for name in _COUNTS}
         return Steps(
@@ -116,6 +115,7 @@ class StepTable:
             grad_norm=table["grad_norm"],
             grad_norm_low=np.fmin(table["grad_norm"], table["grad_norm_low"]),
             grad_norm_high=np.fmax(table["grad_norm"], np.fmax(table["grad_norm_high"], table["window.grad_norm_max"])),
+            grad_norm_bad=table["grad_norm_bad"] > 0,
             grad_norm_max_step=table["window.grad_norm_max_step"],
             lr=table["lr"],
             lr_groups=_ragged(self._lr_groups),
@@ -169,6 +169,10 @@ def _pool(data: dict[str, Any]) -> tuple[int, int, float | None, float | None, f
     record: Any = from_dict({**data, "layers": {}, "pooled": pooled})
     loss, grad_norm = (_range(name, getattr(record.pooled, name)) for name in ("loss", "grad_norm"))
     return record.pooled.records, record.pooled.first_step, *loss, *grad_norm
+
+
+def _is_bad(value: float | None) -> bool:
+    return value is not None and not math.isfinite(value)
 
 
 def _range(name: str, values: list[float] | None) -> tuple[float | None, float | None]:

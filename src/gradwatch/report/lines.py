@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from gradwatch.serialization import SchemaError
-from gradwatch.serialization.files import LINE_START, MAX_LINE_BYTES, _is_torn
+from gradwatch.serialization.files import LINE_START, _is_torn, raw_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 STEP_START = LINE_START + b'1, "type": "step"'
@@ -27,7 +27,7 @@ def read_log(path: Path, take: Callable[[dict[str, Any]], None], *, steps: bool 
         SchemaError: a line is something else than an event, or longer than any event.
     """
     torn = []
-    for number, line in _lines(path):
+    for number, line in raw_lines(path):
         if not line.strip() or (not steps and line.startswith(STEP_START)):
             continue
         try:
@@ -39,16 +39,6 @@ def read_log(path: Path, take: Callable[[dict[str, Any]], None], *, steps: bool 
                 raise SchemaError(f"{path}:{number}: not a line of JSON: {error}") from None
             torn.append(number)
     return [_torn_note(path, torn)] if torn else []
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                raise SchemaError(f"{path}:{number}: a line of more than {MAX_LINE_BYTES >> 20} MiB is not an event")
-            yield number, line
 
 
 def _object(line: bytes) -> dict[str, Any]:

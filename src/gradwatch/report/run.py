@@ -13,7 +13,7 @@ from gradwatch.report.episodes import Episode, Episodes
 from gradwatch.report.folder import find
 from gradwatch.report.incidents import FiledIncident, read_folders, with_folders
 from gradwatch.report.lines import read_log
-from gradwatch.serialization import SchemaError, UnknownEvent, from_dict
+from gradwatch.serialization import SchemaError, UnknownEvent, from_dict, load_ring, ring_of
 from gradwatch.serialization.files import _logs
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class Run:
 
     ``run_id`` is the name of the log where its ``run_start`` was lost; ``folder`` is the directory of the logs.
     ``steps`` has one table for each optimizer, of the lowest rank that left a log. ``episodes`` are findings put
-    together, in the order in which they began; ``incidents``, ``checks`` and ``last_steps`` are in the order of time.
+    together, in the order in which they began; ``incidents`` are in the order of steps, ``checks`` and ``last_steps``
+    as written; those from the ring file of a process that was killed (``reason="killed"``) follow those of its log.
     ``notes`` say what a reader should know of the files. ``last_time`` (Unix seconds, NaN if nothing has one) and
     ``last_step`` are those of the last thing that was written.
     """
@@ -112,6 +113,7 @@ class _Reader:
         """Take in one log; step records of the first one's rank only."""
         self._ranks.append(log.rank)
         self._notes += read_log(log.path, self._take, steps=log.rank == self._ranks[0])
+        self._read_ring(ring_of(log.path))
 
     def began(self) -> float:
         """Return when the run was started, as far as it is known."""
@@ -188,6 +190,17 @@ class _Reader:
         if optimizer not in self._tables and len(self._tables) >= MAX_OPTIMIZERS:
             raise SchemaError(f"records of more than {MAX_OPTIMIZERS} optimizers")
         return self._tables.setdefault(optimizer, StepTable(optimizer))
+
+    def _read_ring(self, path: Path) -> None:
+        """Take in the steps at full rate that a process which could not end left; the log is good without them."""
+        try:
+            last_steps = load_ring(path) if path.is_file() else []
+        except (OSError, SchemaError) as error:
+            self._notes.append(f"{path.name}: the last steps could not be read: {error}")
+            return
+        for event in last_steps:
+            self._saw(event.time, event.step)
+            self.events.setdefault(LastSteps, []).append(event)
 
     def _saw(self, time: float, step: int) -> None:
         if math.isfinite(time):

@@ -35,11 +35,11 @@ class Layers:
 class Steps:
     """The records of one optimizer in the order written, arrays of shape [records].
 
-    Floats are NaN where something is not known, and infinite where it was. ``low`` and ``high`` are ranges over the
-    optimizer steps since the record before, as far as they are known: ``loss_high`` and ``grad_norm_high`` over all
-    of them, the lows over those log steps that thinning has pooled. ``loss_bad`` marks a loss that was NaN or
-    infinite. ``records`` is the number of log steps that a record stands for, ``first_step`` the first of them;
-    the ``window`` columns count optimizer steps.
+    Floats are NaN where something is not known, and infinite where it was; ``loss_bad`` and ``grad_norm_bad`` mark
+    what was NaN or infinite, where NaN alone may also stand for "not known". ``low`` and ``high`` are ranges over the
+    optimizer steps since the record before, as far as they are known: ``loss_high`` and ``grad_norm_high`` over all of
+    them, the lows over those log steps that thinning has pooled. ``records`` is the number of log steps that a record
+    stands for, ``first_step`` the first of them; the ``window`` columns count optimizer steps.
     """
 
     optimizer: int
@@ -54,6 +54,7 @@ class Steps:
     grad_norm: np.ndarray
     grad_norm_low: np.ndarray
     grad_norm_high: np.ndarray
+    grad_norm_bad: np.ndarray
     grad_norm_max_step: np.ndarray
     lr: np.ndarray
     lr_groups: np.ndarray

@@ -23,14 +23,16 @@ MIN_USUAL, MAX_USUAL, USUALS = 4, 256, 32
 class Course(NamedTuple):
     """How a curve went: first, least, largest and last value, over all optimizer steps as far as they are known.
 
-    ``max_step`` is the step of the record with the largest value. ``nonfinite`` counts records with NaN or infinity.
+    First and last are those of records, None where nothing was recorded; ``min`` and ``max`` are finite, NaN where no
+    value was; ``max_step`` is the step of the record with the largest. ``nonfinite`` counts records with NaN or
+    infinity.
     """
 
-    first: float
+    first: float | None
     min: float
     max: float
     max_step: int
-    last: float
+    last: float | None
     nonfinite: int
 
 
@@ -53,51 +55,55 @@ class LayerCourse(NamedTuple):
 
 
 class LastState(NamedTuple):
-    """The last optimizer step that is known; ``source`` says from where: ``last_steps`` or ``record``."""
+    """The last optimizer step that is known; ``source`` says from where: ``last_steps`` or ``record``.
+
+    None stands for "not known".
+    """
 
     optimizer: int
     source: str
     step: int
     epoch: int
-    loss: float
-    grad_norm: float
-    coefficient: float
-    lr: float
-    loss_scale: float
+    loss: float | None
+    grad_norm: float | None
+    coefficient: float | None
+    lr: float | None
+    loss_scale: float | None
 
 
-def course(
-    step: np.ndarray, value: np.ndarray, low: np.ndarray | None = None, high: np.ndarray | None = None
-) -> Course | None:
-    """Return how a curve went, None where it has no value at all."""
-    low, high = value if low is None else low, value if high is None else high
-    known = ~np.isnan(value)
-    finite_low, finite_high = low[np.isfinite(low)], np.where(np.isfinite(high), high, -np.inf)
-    if not known.any() and not finite_low.size:
-        return None
-    most = int(np.argmax(finite_high)) if finite_low.size else 0
-    return Course(
-        first=float(value[np.argmax(known)]),
-        min=float(finite_low.min()) if finite_low.size else math.nan,
-        max=float(finite_high[most]) if finite_low.size else math.nan,
-        max_step=int(step[most]),
-        last=float(value[-1]),
-        nonfinite=int(np.isinf(value).sum()),
-    )
+class Curve(NamedTuple):
+    """A curve with the range that each record stands for, and where it was NaN or infinite."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    bad: np.ndarray
 
 
-def courses(steps: Steps) -> dict[str, Course]:
-    """Return the courses of one optimizer's curves, those that have values."""
+def curves(steps: Steps) -> dict[str, Curve]:
+    """Return the curves of one optimizer, those that have values."""
+    plain = {"lr": steps.lr, "loss_scale": steps.loss_scale}
     found = {
-        "loss": course(steps.step, steps.loss, steps.loss_low, steps.loss_high),
-        "grad_norm": course(steps.step, steps.grad_norm, steps.grad_norm_low, steps.grad_norm_high),
-        "lr": course(steps.step, steps.lr),
-        "loss_scale": course(steps.step, steps.loss_scale),
+        "loss": Curve(steps.loss, steps.loss_low, steps.loss_high, steps.loss_bad),
+        "grad_norm": Curve(steps.grad_norm, steps.grad_norm_low, steps.grad_norm_high, steps.grad_norm_bad),
+        **{name: Curve(value, value, value, np.isinf(value)) for name, value in plain.items()},
     }
-    curves = {name: curve for name, curve in found.items() if curve is not None}
-    if "loss" in curves:  # alone among the curves it says of a NaN whether it was one
-        curves["loss"] = curves["loss"]._replace(nonfinite=int(steps.loss_bad.sum()))
-    return curves
+    return {name: curve for name, curve in found.items() if curve.bad.any() or not np.isnan(curve.high).all()}
+
+
+def course(step: np.ndarray, curve: Curve) -> Course:
+    """Return how a curve went that has at least one value."""
+    low, high = curve.low[np.isfinite(curve.low)], np.where(np.isfinite(curve.high), curve.high, -np.inf)
+    known = np.flatnonzero(~np.isnan(curve.value) | curve.bad)
+    most = int(np.argmax(high))
+    return Course(
+        first=float(curve.value[known[0]]) if known.size else None,
+        min=float(low.min()) if low.size else math.nan,
+        max=float(high[most]) if np.isfinite(high[most]) else math.nan,
+        max_step=int(step[most]),
+        last=_known(curve.value, bad=curve.bad),
+        nonfinite=int(curve.bad.sum()),
+    )
 
 
 def layer_courses(steps: Steps) -> list[LayerCourse]:
@@ -119,7 +125,7 @@ def layer_courses(steps: Steps) -> list[LayerCourse]:
         _dead(layers.grad_norm).tolist(),
         strict=True,
     )
-    return sorted(itertools.starmap(LayerCourse, found), key=_badness)
+    return sorted(itertools.starmap(LayerCourse, found), key=badness)
 
 
 def last_states(run: Run) -> list[LastState]:
@@ -145,15 +151,28 @@ def newest_last_steps(run: Run) -> dict[int, LastSteps]:
 
 
 def _of_record(steps: Steps) -> LastState:
-    columns = (steps.loss, steps.grad_norm, steps.coefficient, steps.lr, steps.loss_scale)
-    loss, *others = (float(column[-1]) for column in columns)
-    return LastState(steps.optimizer, "record", int(steps.step[-1]), int(steps.epoch[-1]), loss, *others)
+    return LastState(
+        steps.optimizer,
+        "record",
+        int(steps.step[-1]),
+        int(steps.epoch[-1]),
+        _known(steps.loss, bad=steps.loss_bad),
+        _known(steps.grad_norm, bad=steps.grad_norm_bad),
+        _known(steps.coefficient),
+        _known(steps.lr),
+        _known(steps.loss_scale),
+    )
 
 
 def _of_last_steps(last: LastSteps) -> LastState:
-    columns = (last.loss, last.grad_norm, last.coefficient, last.lr, last.loss_scale)
-    values = (math.nan if column[-1] is None else float(column[-1]) for column in columns)
+    values = (column[-1] for column in (last.loss, last.grad_norm, last.coefficient, last.lr, last.loss_scale))
     return LastState(last.optimizer, "last_steps", last.steps[-1], last.epochs[-1], *values)
+
+
+def _known(column: np.ndarray, *, bad: np.ndarray | None = None) -> float | None:
+    """Return the last value; None where NaN stands for "not known"."""
+    value = float(column[-1])
+    return None if math.isnan(value) and (bad is None or not bad[-1]) else value
 
 
 def _growth(value: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -195,5 +214,6 @@ def _dead(grad_norm: np.ndarray) -> np.ndarray:
     return dead
 
 
-def _badness(layer: LayerCourse) -> tuple[bool, bool, float]:
+def badness(layer: LayerCourse) -> tuple[bool, bool, float]:
+    """Return what sorts layers, the worst first."""
     return layer.nonfinite == 0, not layer.dead, -layer.growth if layer.growth > 0 else 0.0

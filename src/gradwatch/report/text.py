@@ -34,10 +34,12 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """Return a value to four digits, in as few characters as it takes; ``-`` where it is not known."""
-    if math.isnan(value):
+    if value is None:
         return "-"
+    if math.isnan(value):
+        return "NaN"
     if math.isinf(value):
         return "inf" if value > 0 else "-inf"
     return f"{value:.4g}"

@@ -101,10 +101,15 @@ def _tally(run: Run, troubles: list[Episode]) -> str:
         errors = sum(rank_of(episode.severity) > 1 for episode in troubles)
         warnings = len(troubles) - errors
         kinds = [count(errors, "error")] * bool(errors) + [count(warnings, "warning")] * bool(warnings)
-        still = sum(episode.is_open for episode in troubles)
-        lasting = f", {still} of them open to the end" if still else ", all over before the end"
-        parts.append(f"{count(len(troubles), 'finding')} ({', '.join(kinds)}){lasting}")
+        parts.append(f"{count(len(troubles), 'finding')} ({', '.join(kinds)}), {_lasting(troubles)}")
     return " and ".join(parts) or "a gradient mismatch"
+
+
+def _lasting(troubles: list[Episode]) -> str:
+    still = sum(episode.is_open for episode in troubles)
+    if still == 0:
+        return "over before the end"
+    return "open to the end" if still == len(troubles) else f"{still:,} of them open to the end"
 
 
 def _incident_reasons(run: Run) -> list[str]:

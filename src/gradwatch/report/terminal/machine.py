@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from gradwatch.records import SCHEMA_VERSION
-from gradwatch.report.summary import courses, last_states, layer_courses
+from gradwatch.report.summary import course, curves, last_states, layer_courses
 from gradwatch.serialization import to_dict
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def as_dict(run: Run, verdict: Verdict, runs: Sequence[Run]) -> dict[str, Any]:
             {
                 "optimizer": steps.optimizer,
                 "records": len(steps),
-                **{name: one._asdict() for name, one in courses(steps).items()},
+                **{name: course(steps.step, curve)._asdict() for name, curve in curves(steps).items()},
             }
             for steps in run.steps
         ],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradwatch.report.summary import courses, last_states, layer_courses, newest_last_steps
+from gradwatch.report import summary
 from gradwatch.report.terminal.layout import INDENT, line
 from gradwatch.report.terminal.sparkline import is_logarithmic, sparkline
 from gradwatch.report.text import clean, count, number, shorten_name
@@ -29,26 +29,20 @@ GROWTH = 3.0
 
 _LABEL, _NUMBER = 11, 10
 _COURSE = ("first", "min", "max", "last")
+_LAYER, _WIDTHS = ("usual", "peak", "at step", "growth", "non-finite"), (10, 10, 10, 9, 12)
 
 
 def curves(steps: Steps, layout: Layout) -> list[Text]:
     """Return a sparkline for each curve of one optimizer, with first, least, largest and last value."""
-    columns = {
-        "loss": (steps.loss_high, steps.loss_bad),
-        "grad_norm": (steps.grad_norm_high, None),
-        "lr": (steps.lr, None),
-        "loss_scale": (steps.loss_scale, None),
-    }
-    found = courses(steps)
+    found = summary.curves(steps)
     if not found:
         return []
     room = layout.width - INDENT - _LABEL - len(_COURSE) * _NUMBER
     lines = [line(" " * (_LABEL + room) + "".join(f"{name:>{_NUMBER}}" for name in _COURSE), "dim")]
-    for name, course in found.items():
-        value, bad = columns[name]
-        lines.append(_labelled(name, sparkline(steps.step, value, room, bad=bad, ramp=layout.ramp), room))
-        lines[-1].append(_course(course))
-    logarithmic = [name.replace("_", " ") for name in found if is_logarithmic(columns[name][0])]
+    for name, curve in found.items():
+        drawn = sparkline(steps.step, curve.high, room, bad=curve.bad, ramp=layout.ramp)
+        lines.append(_labelled(name, drawn, room).append(_course(summary.course(steps.step, curve))))
+    logarithmic = [name.replace("_", " ") for name, curve in found.items() if is_logarithmic(curve.high)]
     scale = f"; logarithmic: {', '.join(logarithmic)}" if logarithmic else ""
     span = f"steps {steps.first_step[0]:,} to {steps.step[-1]:,} in {count(len(steps), 'record')}"
     return [*lines, *layout.block(span + scale, lines=2, style="dim")]
@@ -56,26 +50,23 @@ def curves(steps: Steps, layout: Layout) -> list[Text]:
 
 def layers(tables: Sequence[Steps], layout: Layout) -> list[Text]:
     """Return the worst layers of all optimizers, or that there is none to look at."""
-    found = [layer for steps in tables for layer in layer_courses(steps)]
+    found = sorted((layer for steps in tables for layer in summary.layer_courses(steps)), key=summary.badness)
     worst = [layer for layer in found if layer.nonfinite or layer.dead or layer.growth >= GROWTH]
     if not worst:
         return layout.block(_calm(found), lines=2, style="dim") if found else []
-    room = layout.width - INDENT - 49
-    lines = [line(f"{'gradient norm':<{room}}{'usual':>10}{'peak':>10}{'at step':>10}{'growth':>9}", "dim")]
-    for layer in worst[:LAYERS]:
-        name = shorten_name(clean(layer.name), room - 1)
-        growth = "" if math.isnan(layer.growth) else f"{layer.growth:.3g}x"
-        values = f"{number(layer.usual):>10}{number(layer.peak):>10}{layer.peak_step:>10,}{growth:>9}"
-        lines.append(line(f"{name:<{room}}{values}").append(_marks(layer), "red"))
+    room = layout.width - INDENT - sum(_WIDTHS)
+    titles = "".join(f"{title:>{width}}" for title, width in zip(_LAYER, _WIDTHS, strict=True))
+    lines = [line(f"{'gradient norm':<{room}}{titles}", "dim")]
+    lines += [_layer(layer, room) for layer in worst[:LAYERS]]
     more = len(worst) - LAYERS
     return lines + ([line(f"and {more:,} more of {count(len(found), 'layer')}", "dim")] if more > 0 else [])
 
 
 def last_steps(run: Run, layout: Layout) -> list[Text]:
     """Return the last known state of each optimizer, and how the last steps went."""
-    newest = newest_last_steps(run)
+    newest = summary.newest_last_steps(run)
     lines: list[Text] = []
-    states = last_states(run)
+    states = summary.last_states(run)
     for state in states[:OPTIMIZERS]:
         optimizer = [f"optimizer {state.optimizer}"] * (len(states) > 1)
         lines += layout.facts([*optimizer, *_state(state)])
@@ -92,11 +83,11 @@ def _full_rate(last: LastSteps, layout: Layout) -> list[Text]:
         column = np.array(values, dtype=np.float64)
         bad = np.array([value is not None and not math.isfinite(value) for value in values])
         if bad.any() or not np.isnan(column).all():
-            lines.append(_labelled(name, sparkline(steps, column, room, bad=bad, ramp=layout.ramp), room))
+            lines.append(_labelled(name, sparkline(steps, column, room, bad=bad, ramp=layout.ramp)))
     return lines
 
 
-def _labelled(name: str, curve: str, room: int) -> Text:
+def _labelled(name: str, curve: str, room: int = 0) -> Text:
     return line(f"{name.replace('_', ' '):<{_LABEL}}").append(f"{curve:<{room}}", "cyan")
 
 
@@ -104,9 +95,13 @@ def _course(course: Course) -> str:
     return "".join(f"{number(value):>{_NUMBER}}" for value in (course.first, course.min, course.max, course.last))
 
 
-def _marks(layer: LayerCourse) -> str:
-    marks = [f"{layer.nonfinite:,} non-finite"] * (layer.nonfinite > 0) + ["dead"] * layer.dead
-    return "  " + ", ".join(marks) if marks else ""
+def _layer(layer: LayerCourse, room: int) -> Text:
+    growth = "" if math.isnan(layer.growth) else f"{layer.growth:.3g}x"
+    bad = f"{layer.nonfinite:,}" if layer.nonfinite else "dead" * layer.dead
+    values = (number(layer.usual), number(layer.peak), f"{layer.peak_step:,}", growth)
+    shown = line(f"{shorten_name(clean(layer.name), room - 1):<{room}}")
+    shown.append("".join(f"{value:>{width}}" for value, width in zip(values, _WIDTHS[:-1], strict=True)))
+    return shown.append(f"{bad:>{_WIDTHS[-1]}}", "red")
 
 
 def _calm(found: Sequence[LayerCourse]) -> str:
@@ -121,7 +116,7 @@ def _calm(found: Sequence[LayerCourse]) -> str:
 
 
 def _state(state: LastState) -> list[str]:
-    scale = [] if math.isnan(state.loss_scale) else [f"loss scale {number(state.loss_scale)}"]
+    scale = [] if state.loss_scale is None else [f"loss scale {number(state.loss_scale)}"]
     return [
         f"step {state.step:,} (epoch {state.epoch:,})",
         f"loss {number(state.loss)}",
