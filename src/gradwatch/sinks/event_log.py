@@ -1,7 +1,8 @@
 """The event log: one JSON object a line, written so that a killed process or a full disk spoils nothing but one line.
 
 Each line is one ``os.write`` on a descriptor opened for appending, without a buffer of ours: once ``write`` has
-returned, the line survives the process. (Not a power cut: a sync would cost milliseconds a line.)
+returned, the line survives the process. (Not a power cut: a sync would cost milliseconds a line.) A log that outgrows
+its budget is thinned while the run goes on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 
 from gradwatch.records import Incident, RunEnd, RunStart
 from gradwatch.serialization import log_name, to_dict, to_json_line
+from gradwatch.sinks.log_budget import LogBudget
+from gradwatch.sinks.temporary import remove_leftovers
 
 if TYPE_CHECKING:
     from gradwatch.records import Event
@@ -36,15 +39,21 @@ class EventLog:
     first failure of each kind is a warning, ``dropped`` counts the events lost, and now and then a new attempt is
     made. A ``run_start`` that was lost, or whose file was removed, is written before anything else.
 
+    Args:
+        dirpath: the folder.
+        rank: of this process.
+        budget: the size, in bytes, from which on old step records are joined; by default that of ``log_budget``.
+
     Attributes:
         path: the file, or None before the first event.
         dropped: how many events could not be written.
     """
 
-    def __init__(self, dirpath: str | os.PathLike[str], rank: int = 0) -> None:
+    def __init__(self, dirpath: str | os.PathLike[str], rank: int = 0, budget: int | None = None) -> None:
         self.path: Path | None = None
         self.dropped = 0
         self._dirpath, self._rank = Path(dirpath), rank
+        self._budget = LogBudget(rank, budget)
         self._descriptor: int | None = None
         self._closed = False
         self._links = 1
@@ -54,9 +63,9 @@ class EventLog:
         self._wait = self._countdown = 0
         self._warned: set[tuple[str, str]] = set()
 
-    def __reduce__(self) -> tuple[type[EventLog], tuple[Path, int]]:
+    def __reduce__(self) -> tuple[type[EventLog], tuple[Path, int, int]]:
         """Copies begin a file of their own: a descriptor means nothing in another process."""
-        return EventLog, (self._dirpath, self._rank)
+        return EventLog, (self._dirpath, self._rank, self._budget.bytes)
 
     def write(self, event: Event) -> None:
         """Append ``event``, or count it as dropped."""
@@ -78,6 +87,7 @@ class EventLog:
     def close(self) -> None:
         """Close the file. Events written later are dropped."""
         self._closed = True
+        self._budget.abandon()
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             try:
@@ -130,7 +140,9 @@ class EventLog:
             os.close(self._descriptor)
             self._descriptor = None
         if self._descriptor is None:
+            self._budget.begin()
             self._dirpath.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(self._dirpath)
             self.path, self._descriptor = _create_log(self._dirpath, self._rank)
             self._links = os.fstat(self._descriptor).st_nlink  # some network file systems say 0
             self._torn, self._run_start_due = False, self._run_start is not None
@@ -148,6 +160,19 @@ class EventLog:
         except OSError:
             self._torn = not _cut(descriptor, size)
             raise
+        self._thin(descriptor, size + len(line), len(line))
+
+    def _thin(self, descriptor: int, size: int, written: int) -> None:
+        """Keep the log within its budget: for each line written a little of that work is done."""
+        assert self.path is not None  # noqa: S101 - as in _append
+        try:
+            successor = self._budget.spend(self.path, descriptor, size, written)
+        except Exception as error:  # noqa: BLE001 - the line has been written, whatever fails here
+            self._warn(f"the event log in {self._dirpath} could not be thinned, and grows", error)
+            return
+        if successor is not None:
+            self._descriptor = successor
+            os.close(descriptor)
 
     def _warn(self, what: str, error: Exception | None = None) -> None:
         """Say once what goes wrong; another reason is another kind."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from gradwatch.serialization import ring_layout as layout
 from gradwatch.serialization.ring_layout import Row, flags_of
+from gradwatch.sinks import temporary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 # Rows that are timed, and the mean time at which writing them is given up: a network file system, as a rule.
 TIMED_ROWS = 100
 SLOW_SECONDS = 200e-6
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
 
 
 class TooSlowError(OSError):
@@ -62,18 +62,18 @@ class Ring:
         self._written = [0] * len(self._parts)
         self._untimed = TIMED_ROWS
         self._seconds = 0.0
-        temporary = path.with_name(path.name + ".tmp")
-        self._descriptor = os.open(temporary, _FLAGS, 0o666)
+        successor = temporary.temporary_of(path)
+        self._descriptor = temporary.create(successor, append=False)
         try:
             # All of it, at once: a disk with no room for the file says so now.
             self._write_at(beginning + bytes(self._size - len(beginning)), 0)
             for optimizer, own in enumerate(rows):
                 for row in own:
                     self.write(optimizer, row)
-            os.replace(temporary, path)  # noqa: PTH105 - beside the descriptors, the system's own calls
+            os.replace(successor, path)  # noqa: PTH105 - beside the descriptors, the system's own calls
         except BaseException:
             self.close()
-            temporary.unlink(missing_ok=True)
+            successor.unlink(missing_ok=True)
             raise
 
     def write(self, optimizer: int, row: Row) -> None:
