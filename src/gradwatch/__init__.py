@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gradwatch.integrations.lightning import NumericalHealthMonitor
     from gradwatch.probes.function import assert_gradients, check_gradients
     from gradwatch.records import GradientCheckReport
+    from gradwatch.report.table import load_steps
     from gradwatch.serialization import load_events, load_incident, load_last_steps
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "load_events",
     "load_incident",
     "load_last_steps",
+    "load_steps",
 ]
 
 _HOME = {
@@ -43,6 +45,7 @@ _HOME = {
     "load_events": "gradwatch.serialization",
     "load_incident": "gradwatch.serialization",
     "load_last_steps": "gradwatch.serialization",
+    "load_steps": "gradwatch.report.table",
 }
 
 

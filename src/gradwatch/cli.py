@@ -81,7 +81,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
         healthy = show(arguments.path, run_id=arguments.run, as_json=arguments.json)
     except (OSError, ValueError) as error:
-        return _complain(f"show: {_first_line(error)}", UNUSABLE)
+        return _unreadable("show", error)
     except KeyboardInterrupt:
         return _complain("show: interrupted", INTERRUPTED)
     return UNHEALTHY if arguments.check and not healthy else DONE
@@ -153,6 +153,13 @@ def _first_line(error: BaseException) -> str:
     if isinstance(error, (ValueError, OSError)) and text:
         return text
     return f"{name}: {text}" if text else name
+
+
+def _unreadable(command: str, error: BaseException) -> int:
+    """Say in one line what cannot be read. Names of files are data: what a terminal would act upon is escaped."""
+    from gradwatch.report.text import clean  # noqa: PLC0415 - lazy, see above
+
+    return _complain(f"{command}: {clean(str(error).strip()) or type(error).__name__}", UNUSABLE)
 
 
 def _complain(message: str, status: int) -> int:

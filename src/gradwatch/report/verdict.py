@@ -51,7 +51,8 @@ def verdict_of(run: Run) -> Verdict:
     state, headline = _ending(run)
     troubles = [episode for episode in run.episodes if episode.is_trouble]
     unfit = [check for check in run.checks if check.verdict == "mismatch"]
-    reasons = _incident_reasons(run) + _finding_reasons(troubles)
+    codes = _by_code(troubles)
+    reasons = _incident_reasons(run) + [_finding_reason(group) for group in codes]
     if unfit and not troubles:
         reasons.append(f"A gradient check at step {unfit[0].step} found a mismatch: {clean(unfit[0].reason)}")
     found = bool(reasons)
@@ -59,7 +60,7 @@ def verdict_of(run: Run) -> Verdict:
         state, headline = "findings", f"finished with {_tally(run, troubles)}"
     elif found and state in ("interrupted", "running", "stopped", "killed"):
         headline = f"{headline}; until then {_tally(run, troubles)}"
-    advice = [incident.advice for incident in run.incidents] + [episode.advice for episode in _worst_first(troubles)]
+    advice = [incident.advice for incident in run.incidents] + [group[0].advice for group in codes]
     return Verdict(
         state=state,
         healthy=not found and state in ("healthy", "interrupted", "running", "stopped"),
@@ -128,15 +129,16 @@ def _incident_reason(group: list[Incident]) -> str:
     return f"{seen[0].upper()}{seen[1:]} at step {first.step:,}{again}: {origin(first)}."
 
 
-def _finding_reasons(troubles: list[Episode]) -> list[str]:
-    """Return the message of each code's worst episode, and how many more layers have it."""
+def _by_code(troubles: list[Episode]) -> list[list[Episode]]:
+    """Return the episodes of each code, the worst first."""
     codes: dict[str, list[Episode]] = {}
     for episode in _worst_first(troubles):
         codes.setdefault(episode.code, []).append(episode)
-    return [_finding_reason(group) for group in codes.values()]
+    return list(codes.values())
 
 
 def _finding_reason(group: list[Episode]) -> str:
+    """Return the message of the worst episode of a code, and how many more layers have it."""
     first, *others = group
     layers = {(episode.layer, episode.rank) for episode in others} - {(first.layer, first.rank)}
     more = f" The same in {count(len(layers), 'more layer')}." if layers else ""

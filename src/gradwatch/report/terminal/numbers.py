@@ -10,7 +10,7 @@ import numpy as np
 from gradwatch.report import summary
 from gradwatch.report.terminal.layout import INDENT, line
 from gradwatch.report.terminal.sparkline import is_logarithmic, sparkline
-from gradwatch.report.text import clean, count, number, shorten_name
+from gradwatch.report.text import clean, count, number, shorten, shorten_name, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,7 @@ GROWTH = 3.0
 
 _LABEL, _NUMBER = 11, 10
 _COURSE = ("first", "min", "max", "last")
+_LONG = 10_000_000
 _LAYER, _WIDTHS = ("usual", "peak", "at step", "growth", "non-finite"), (10, 10, 10, 9, 12)
 
 
@@ -56,7 +57,7 @@ def layers(tables: Sequence[Steps], layout: Layout) -> list[Text]:
         return layout.block(_calm(found), lines=2, style="dim") if found else []
     room = layout.width - INDENT - sum(_WIDTHS)
     titles = "".join(f"{title:>{width}}" for title, width in zip(_LAYER, _WIDTHS, strict=True))
-    lines = [line(f"{'gradient norm':<{room}}{titles}", "dim")]
+    lines = [line(f"{shorten('gradient norm', room - 1):<{room}}{titles}", "dim")]
     lines += [_layer(layer, room) for layer in worst[:LAYERS]]
     more = len(worst) - LAYERS
     return lines + ([line(f"and {more:,} more of {count(len(found), 'layer')}", "dim")] if more > 0 else [])
@@ -97,7 +98,8 @@ def _course(course: Course) -> str:
 
 def _layer(layer: LayerCourse, room: int) -> Text:
     growth = "" if math.isnan(layer.growth) else f"{layer.growth:.3g}x"
-    bad = f"{layer.nonfinite:,}" if layer.nonfinite else "dead" * layer.dead
+    elements = f"{layer.nonfinite:,}" if layer.nonfinite < _LONG else size(layer.nonfinite)
+    bad = elements if layer.nonfinite else "dead" * layer.dead
     values = (number(layer.usual), number(layer.peak), f"{layer.peak_step:,}", growth)
     shown = line(f"{shorten_name(clean(layer.name), room - 1):<{room}}")
     shown.append("".join(f"{value:>{width}}" for value, width in zip(values, _WIDTHS[:-1], strict=True)))

@@ -127,12 +127,10 @@ def _files(run: Run) -> list[Text]:
     """Return where the files are. Paths are not cut: they are there to be copied, and may be wider than the screen."""
     lines = [line(clean(run.folder))]
     filed = [incident for incident in run.incidents if incident.folder is not None]
-    if filed and filed[-1].folder is not None:
-        folder = filed[-1].folder
-        more = f" (and {len(filed) - 1:,} more)" if len(filed) > 1 else ""
-        lines.append(line(f"incidents/{clean(folder.name)}{more}"))
-        if filed[-1].replayable:
-            lines.append(line(f"gradwatch replay {shlex.quote(clean(folder))}", "bold"))
+    if filed and filed[-1].replayable:
+        lines.append(line(f"gradwatch replay {shlex.quote(clean(filed[-1].folder))}", "bold"))
+    elif filed:
+        lines.append(line(clean(filed[-1].folder)))
     return lines
 
 

@@ -1,0 +1,80 @@
+"""The step records of a run as one table: a pandas DataFrame where pandas is installed, else numpy columns."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gradwatch.report.run import choose, read_runs
+from gradwatch.report.steps import Layers, Steps
+
+if TYPE_CHECKING:
+    import os
+
+QUANTITIES = ("grad_norm", "weight_norm", "update_ratio", "nonfinite")
+
+
+def load_steps(path: str | os.PathLike[str], *, run_id: str | None = None) -> Any:
+    """Return the step records of a run as one table, a row for each record, in the order of steps.
+
+    The columns are those of ``Steps`` (``optimizer``, ``step``, ``log_step``, ``epoch``, ``time``, ``loss``,
+    ``grad_norm``, ``lr``, ``loss_scale``, ``coefficient``, ...) and, for each layer, ``grad_norm/<layer>``,
+    ``weight_norm/<layer>``, ``update_ratio/<layer>`` and ``nonfinite/<layer>``. Where thinning has pooled records, the
+    ranges that they stand for are in ``<column>_low`` and ``<column>_high``, for layers
+    ``grad_norm_high/<layer>`` and so on; without it these columns of layers are left out. NaN stands for "not known";
+    infinite values are infinite. Needs no torch.
+
+        steps = gradwatch.load_steps("lightning_logs/version_0")
+        steps.plot("step", "grad_norm/encoder.layers.0", logy=True)
+
+    Args:
+        path: the folder of a run, one of its logs, or a folder above.
+        run_id: the beginning of a run's id. Default: the last run.
+
+    Returns:
+        A ``pandas.DataFrame`` if pandas is installed, else a dict of numpy arrays, all of the same length.
+
+    Raises:
+        FileNotFoundError: there is no event log.
+        SchemaError: a log holds something else than events; the message names file and line.
+        ValueError: there is no such run, or ``path`` holds several folders with runs.
+    """
+    columns = as_columns(choose(read_runs(path), run_id).steps)
+    return import_module("pandas").DataFrame(columns) if find_spec("pandas") else columns
+
+
+def as_columns(tables: list[Steps]) -> dict[str, np.ndarray]:
+    """Return the records of all optimizers as columns; a layer that an optimizer does not have is NaN in its rows."""
+    parts = [_columns(steps) for steps in tables]
+    names = dict.fromkeys(name for part in parts for name in part)
+    lengths = list(map(len, tables))
+    order = np.argsort(np.concatenate([steps.step for steps in tables]), kind="stable") if tables else np.zeros(0, int)
+    joined = {}
+    for name in names:
+        pieces = [part.get(name, np.full(length, np.nan)) for part, length in zip(parts, lengths, strict=True)]
+        joined[name] = np.concatenate(pieces)[order]
+    return joined
+
+
+def _columns(steps: Steps) -> dict[str, np.ndarray]:
+    plain = [field.name for field in fields(Steps) if field.name not in ("optimizer", "layers", "lr_groups")]
+    columns = {"optimizer": np.full(len(steps), steps.optimizer)} | {name: getattr(steps, name) for name in plain}
+    columns |= {f"lr/{group}": steps.lr_groups[:, group] for group in range(steps.lr_groups.shape[1])}
+    for quantity in _quantities(steps.layers):
+        table = getattr(steps.layers, quantity)
+        columns |= {f"{quantity}/{name}": table[:, place] for place, name in enumerate(steps.layers.names)}
+    return columns
+
+
+def _quantities(layers: Layers) -> list[str]:
+    """Return the quantities of layers, with their ranges where there are any beyond the values themselves."""
+    found = []
+    for quantity in QUANTITIES:
+        found.append(quantity)
+        if quantity != "nonfinite" and getattr(layers, f"{quantity}_high") is not getattr(layers, quantity):
+            found += [f"{quantity}_low", f"{quantity}_high"]
+    return found
