@@ -114,16 +114,42 @@ def write_page(path: Path, text: str) -> int:
 
 
 def table(
-    heads: Sequence[Child], rows: Iterable[Sequence[Child]], *, numeric: Sequence[int] = (), **attributes: object
+    heads: Sequence[Child],
+    rows: Iterable[Sequence[Child]],
+    *,
+    numeric: Sequence[int] = (),
+    tall: bool = False,
+    **attributes: object,
 ) -> Markup:
-    """Return a table that scrolls sideways where the page is narrow; columns in ``numeric`` are set flush right."""
+    """Return a table that scrolls sideways where the page is narrow.
+
+    Args:
+        heads: of the columns.
+        rows: their cells.
+        numeric: the columns that are set flush right.
+        tall: it has so many rows that it scrolls by itself.
+        attributes: of the table, as ``element`` takes them.
+    """
 
     def cells(tag: str, row: Sequence[Child]) -> Markup:
         return element("tr", [element(tag, cell, class_="n" if at in numeric else None) for at, cell in enumerate(row)])
 
     body = element("tbody", [cells("td", row) for row in rows])
     inner = element("table", element("thead", cells("th", heads)), body, **attributes)
-    return element("div", inner, class_="scroll", tabindex="0")
+    return element("div", inner, class_="scroll tall" if tall else "scroll", tabindex="0")
+
+
+def search_field(text: str, table_id: str) -> Markup:
+    """Return a field in which the script lets a reader filter the rows of a table; not there without a script."""
+    return element(
+        "input",
+        type="search",
+        placeholder=text,
+        aria_label=text,
+        class_="search scripted",
+        data_filters=table_id,
+        hidden=True,
+    )
 
 
 def facts(pairs: Iterable[tuple[Child, Child]]) -> Markup:
