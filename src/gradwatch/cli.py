@@ -28,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_demo(commands)
     _add_show(commands)
+    _add_compare(commands)
     _add_replay(commands)
     _add_report(commands)
     _add_rules(commands)
@@ -86,6 +87,42 @@ def _show(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return _complain("show: interrupted", INTERRUPTED)
     return UNHEALTHY if arguments.check and not healthy else DONE
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "say what differs between runs or groups of seeds, and from which step on their curves part"
+    compare = commands.add_parser("compare", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    compare.add_argument("paths", type=Path, nargs="+", metavar="DIR", help="folder of a run, or one of its logs")
+    compare.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="a second group of runs (default: runs that agree in all settings but the seed are one group)",
+    )
+    compare.add_argument("-o", "--output", type=Path, metavar="FILE", help="write a page (HTML) with the curves, too")
+    compare.add_argument("--force", action="store_true", help="write over FILE whatever it is")
+    compare.add_argument("--json", action="store_true", help="one JSON object for programs instead of tables")
+    compare.set_defaults(command=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    try:
+        from gradwatch.report.compare.command import compare_runs  # noqa: PLC0415 - imports numpy and rich
+
+        compare_runs(
+            arguments.paths,
+            arguments.against,
+            output=arguments.output,
+            force=arguments.force,
+            as_json=arguments.json,
+        )
+    except (OSError, ValueError) as error:
+        return _complain(f"compare: {_first_line(error)}", UNUSABLE)
+    except KeyboardInterrupt:
+        return _complain("compare: interrupted", INTERRUPTED)
+    return DONE
 
 
 def _add_replay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -85,36 +85,47 @@ def compare_groups(one: Floats, other: Floats, level: float) -> Verdict:
 
 
 class _Scan(NamedTuple):
-    """All windows of a curve: where each begins, in bins of records, and whether the groups differ in it."""
+    """All windows of a curve, by where each begins, in bins of records.
 
-    direction: Floats  # 1 or -1 where they differ, else 0
+    ``direction`` is 1 or -1 where the groups differ beyond the limit, else 0; ``leaning`` is the same for a limit that
+    one window alone would have.
+    """
+
+    direction: Floats
+    leaning: Floats
     resolution: float
     width: int
     bin: int
     records: int
 
     def runs(self, least: int) -> list[tuple[int, int]]:
-        """Return first and last window of each run in one direction of ``least`` windows, or of any that reach the end.
+        """Return first and last window of each difference: ``least`` windows in a row, or all that reach the end.
 
-        Runs in one direction that are less than a window apart are one: the windows between have records of both.
+        Once the groups have parted they are together again when, for as long as a window, not even one window alone
+        would tell them apart: else a difference near the limit would come and go.
         """
         ends = np.flatnonzero(np.diff(self.direction, append=np.nan) != 0)
         starts = np.concatenate([[0], ends[:-1] + 1])
         last = len(self.direction) - 1
         found: list[tuple[int, int]] = []
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-            if not self.direction[start] or (end - start + 1 < least and end != last):
-                continue
-            follows = found and start - found[-1][1] < self.width
-            if follows and self.direction[start] == self.direction[found[-1][0]]:
-                found[-1] = (found[-1][0], end)
-            else:
-                found.append((start, end))
+            inside = found and start <= found[-1][1]
+            if self.direction[start] and not inside and (end - start + 1 >= least or end == last):
+                found.append((start, self._together_again(start, end)))
         return found
 
+    def _together_again(self, start: int, end: int) -> int:
+        """Return the last window of a difference that begins at ``start`` and is beyond the limit until ``end``."""
+        like = end + 1 + np.flatnonzero(self.leaning[end + 1 :] == self.direction[start])
+        for window in like.tolist():
+            if window - end > self.width:
+                break
+            end = window
+        return end
+
     def last_record(self, window: int) -> int | None:
-        """Return the record up to which a run of windows is sure of a difference; None for the end of the curve."""
-        return None if window == len(self.direction) - 1 else min((window + 1) * self.bin, self.records) - 1
+        """Return the first record of the last window that shows a difference; None if that reaches the end."""
+        return None if window == len(self.direction) - 1 else window * self.bin
 
 
 def _scan(one: Floats, other: Floats, level: float) -> _Scan:
@@ -126,8 +137,15 @@ def _scan(one: Floats, other: Floats, level: float) -> _Scan:
     difference, error, df = _statistic(running_median(a, width), running_median(b, width))
     limits = np.array([limit(level / tests, int(freedom)) for freedom in df])
     seen = limits * error
-    direction = np.where(np.abs(difference) > seen, np.sign(difference), 0.0)
-    return _Scan(direction, float(np.median(np.where(np.isnan(seen), np.inf, seen))), width, size, records)
+    alone = np.array([limit(level, int(freedom)) for freedom in df]) * error
+    return _Scan(
+        direction=np.where(np.abs(difference) > seen, np.sign(difference), 0.0),
+        leaning=np.where(np.abs(difference) > alone, np.sign(difference), 0.0),
+        resolution=float(np.median(np.where(np.isnan(seen), np.inf, seen))),
+        width=width,
+        bin=size,
+        records=records,
+    )
 
 
 def _statistic(a: Floats, b: Floats) -> tuple[Floats, Floats, Floats]:

@@ -1,0 +1,168 @@
+"""What is said of one curve: of a group against the first, or of one run against one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from gradwatch.report.compare.pair import apart
+from gradwatch.report.compare.parting import WINDOWS, compare_groups
+from gradwatch.report.compare.smoothing import known_median
+from gradwatch.report.compare.spread import Band, Domain, band
+
+if TYPE_CHECKING:
+    from gradwatch.report.compare.alignment import Steps
+    from gradwatch.report.compare.arrays import Floats
+
+
+class Stretch(NamedTuple):
+    """Steps over which two groups differ; ``last`` is None where they do to the end."""
+
+    first: int
+    last: int | None
+    larger: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupOutcome:
+    """A group against the first one, beyond the spread of the seeds.
+
+    ``larger`` of a stretch: this group's values are the larger ones. ``resolution`` is the relative difference that
+    would just have been seen; infinite where there are too few runs.
+    """
+
+    stretches: tuple[Stretch, ...]
+    resolution: float
+
+    @property
+    def step(self) -> int | None:
+        """The step from which they differ."""
+        return self.stretches[0].first if self.stretches else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairOutcome:
+    """One run against one: steps at which they differ at all, visibly, and in that one alone is not finite.
+
+    ``size`` is the relative difference at ``step``, ``largest`` the largest at any. ``alike`` counts the steps before
+    ``step``, all of them bit for bit the same.
+    """
+
+    step: int | None
+    size: float
+    visible: int | None
+    nonfinite: int | None
+    largest: float
+    alike: int
+
+
+Outcome = GroupOutcome | PairOutcome
+
+
+class Ending(NamedTuple):
+    """The last sixteenth of a curve: mean over the runs, standard deviation as the curve's domain has it, runs."""
+
+    mean: float
+    low: float
+    high: float
+    runs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CurveComparison:
+    """One curve of all groups: ``values`` has an array [runs, steps] a group, as recorded.
+
+    ``layer`` is None for curves of the whole model. ``outcomes`` has one entry for each group but the first, None
+    where there is nothing to compare.
+    """
+
+    quantity: str
+    layer: str | None
+    optimizer: int
+    domain: Domain
+    steps: Steps
+    values: tuple[Floats, ...]
+    outcomes: tuple[Outcome | None, ...]
+
+    def bands(self) -> list[Band]:
+        """Return mean and spread of each group."""
+        return [band(self.domain.into(values), self.domain) for values in self.values]
+
+    def endings(self) -> list[Ending]:
+        """Return how each group ended."""
+        return [self._ending(values) for values in self.values]
+
+    def ratios(self) -> list[float]:
+        """Return how many times the mean of the first group that of each other group is at the end."""
+        first, *others = (ending.mean for ending in self.endings())
+        return [other / first if first else math.nan for other in others]
+
+    @property
+    def step(self) -> int | None:
+        """The first step at which a group differs from the first one."""
+        return min((outcome.step for outcome in self.outcomes if outcome and outcome.step is not None), default=None)
+
+    def _ending(self, values: Floats) -> Ending:
+        tail = self.domain.into(values)[:, -max(1, math.ceil(values.shape[1] / WINDOWS)) :]
+        if not tail.size:
+            return Ending(math.nan, math.nan, math.nan, 0)
+        end = band(known_median(tail)[:, np.newaxis], self.domain)
+        return Ending(float(end.mean[0]), float(end.low[0]), float(end.high[0]), int(end.runs[0]))
+
+
+def outcome_of(one: Floats, other: Floats, steps: Steps, domain: Domain, level: float) -> Outcome | None:
+    """Compare two groups of curves, [runs, steps] as recorded, at steps at which both have a record; None without any.
+
+    Args:
+        one: the curves of the first group.
+        other: those of another.
+        steps: the step axis.
+        domain: in which they are compared, if there are several runs.
+        level: how often two groups of one setting may be told apart by mistake.
+    """
+    if len(one) == len(other) == 1:
+        return _pair(one[0], other[0], steps)
+    a, b = domain.into(one), domain.into(other)
+    both = ~np.isnan(a).all(axis=0) & ~np.isnan(b).all(axis=0)
+    if not both.any():
+        return None
+    steps = steps[both]
+    verdict = compare_groups(a[:, both], b[:, both], level)
+    return GroupOutcome(
+        stretches=tuple(
+            Stretch(int(steps[first]), None if last is None else int(steps[last]), sign < 0)
+            for first, last, sign in verdict.stretches
+        ),
+        resolution=_relative(verdict.resolution, domain),
+    )
+
+
+def _pair(one: Floats, other: Floats, steps: Steps) -> Outcome | None:
+    known = ~(np.isnan(one) & np.isnan(other))
+    if not known.any():
+        return None
+    steps = steps[known]
+    found = apart(one[known], other[known])
+
+    def step(position: int | None) -> int | None:
+        return None if position is None else int(steps[position])
+
+    return PairOutcome(
+        step=step(found.first),
+        size=found.first_size,
+        visible=step(found.visible),
+        nonfinite=step(found.nonfinite),
+        largest=found.largest,
+        alike=len(steps) if found.first is None else found.first,
+    )
+
+
+def _relative(difference: float, domain: Domain) -> float:
+    """Return a difference in ``domain`` relative to the values: in logarithms e^d - 1, else in typical sizes."""
+    try:
+        return math.expm1(difference) if domain.logarithmic else difference
+    except OverflowError:
+        return math.inf
