@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from gradwatch.report import columns, folder, layer_columns, run
 from gradwatch.report.columns import StepTable
 from gradwatch.report.run import choose, read_runs
-from gradwatch.serialization import SchemaError, from_dict, to_dict
+from gradwatch.serialization import SchemaError, from_dict, ring_of, to_dict
+from gradwatch.serialization.ring_layout import Columns, Header, Row
+from gradwatch.sinks.ring import Ring
 from tests.report.logs import (
     at,
     incident,
@@ -494,3 +496,43 @@ def test_a_whole_disk_is_not_searched(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr(folder, "MAX_VISITED", 100)
     with pytest.raises(FileNotFoundError):
         read_runs(tmp_path)
+
+
+# -- the ring file of a process that was killed --------------------------------------------------------------------
+
+
+def ring(log: Path, steps: int) -> Path:
+    """A ring file beside a log, as a process leaves it that was killed after so many steps."""
+    path = ring_of(log)
+    written = Ring(path, Header("run-a", 0, 1, [Columns(["block.0.weight"], ["block.0"], [0])]), [[]])
+    for step in range(steps):
+        written.write(0, Row(100.0, step, 0, step, 0.5, 2.0, 1.0, 0.1, None, False, [3.0]))
+    written.close()
+    return path
+
+
+def test_the_last_steps_of_a_killed_process_follow_those_of_its_log(tmp_path: Path) -> None:
+    ring(write_log(tmp_path, run_start(time=1.0), last_steps(10)), 100)
+    logged, killed = read(tmp_path).last_steps
+    assert (logged.reason, killed.reason, killed.steps) == ("end", "killed", list(range(36, 100)))
+    assert read(tmp_path).last_step == 99
+    assert read(tmp_path / "events.jsonl").last_steps == [logged, killed]
+
+
+def test_each_run_has_the_ring_of_its_log(tmp_path: Path) -> None:
+    write_log(tmp_path, run_start(run_id="a", time=1.0))
+    ring(write_log(tmp_path, run_start(run_id="b", time=2.0), number=1), 3)
+    assert [len(found.last_steps) for found in read_runs(tmp_path)] == [0, 1]
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", bytes(5000)])
+def test_a_ring_that_cannot_be_read_is_a_note(content: bytes, tmp_path: Path) -> None:
+    log = write_log(tmp_path, run_start())
+    ring_of(log).write_bytes(content)
+    (note,) = read(tmp_path).notes
+    assert note.startswith("last_steps.bin: the last steps could not be read: ")
+
+
+def test_a_ring_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(ring_of(write_log(tmp_path, run_start())))
+    assert read(tmp_path).last_steps == []

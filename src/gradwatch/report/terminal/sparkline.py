@@ -77,7 +77,8 @@ def _levels(value: np.ndarray, levels: int) -> np.ndarray:
     if not known.any():
         return np.full(len(value), -1)
     height = np.log(value) if is_logarithmic(value) else value
+    # To the order of one first: differences at the ends of the range of floats are infinite, or nothing.
+    height = np.ldexp(height, -np.frexp(np.abs(height[known]).max())[1])
     low, high = height[known].min(), height[known].max()
-    # Halved first: the difference of two values at the ends of the range of floats is infinite.
-    share = (height / 2 - low / 2) / (high / 2 - low / 2) if high > low else np.zeros(len(value))
+    share = (height - low) / (high - low) if high > low else np.zeros(len(value))
     return np.where(known, np.minimum(np.nan_to_num(share) * levels, levels - 1), -1).astype(np.intp)
