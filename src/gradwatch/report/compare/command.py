@@ -5,13 +5,22 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from gradwatch.report import stdout
+from gradwatch.report.compare.as_json import to_json
 from gradwatch.report.compare.comparison import Comparison, compare
+from gradwatch.report.compare.html import GENERATOR, comparison_page
 from gradwatch.report.compare.members import grouped, named, read_members
+from gradwatch.report.compare.terminal import print_comparison
+from gradwatch.report.html.formats import size
+from gradwatch.report.html.page import is_ours, write_page
+from gradwatch.report.text import clean
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
     from pathlib import Path
+
+NAME = "compare.html"
 
 
 def compare_runs(
@@ -24,25 +33,15 @@ def compare_runs(
         ValueError: fewer than two runs, or several folders below a path hold runs.
         OSError: something cannot be read or written; nothing of what stands at ``output`` is lost then.
     """
-    if output is not None:
-        _check_output(output, force=force)
+    file = None if output is None else _page_file(output, force=force)
     comparison = compare_paths(paths, against)
     if as_json:
-        from gradwatch.report.compare.as_json import to_json  # noqa: PLC0415 - what is not asked for is not imported
-
-        sys.stdout.write(f"{to_json(comparison)}\n")
+        stdout.write(f"{to_json(comparison)}\n")
     else:
-        from rich.console import Console  # noqa: PLC0415 - as above
-
-        from gradwatch.report.compare.terminal import print_comparison  # noqa: PLC0415 - as above
-
-        print_comparison(Console(highlight=False), comparison)
-    if output is not None:
-        from gradwatch.report.compare.html import comparison_page  # noqa: PLC0415 - as above
-        from gradwatch.report.html.page import write_page  # noqa: PLC0415 - as above
-
-        length = write_page(output, comparison_page(comparison))
-        sys.stderr.write(f"wrote {output} ({length / 1000:.0f} kB)\n")
+        print_comparison(stdout.PatientConsole(), comparison)
+    if file is not None:
+        length = write_page(file, comparison_page(comparison))
+        sys.stderr.write(f"{clean(file)} ({size(length)})\n")
 
 
 def compare_paths(
@@ -68,14 +67,17 @@ def compare_paths(
     return compare(grouped(members))
 
 
-def _check_output(path: Path, *, force: bool) -> None:
-    """Refuse to write over what is not ours, before anything is read."""
-    from gradwatch.report.compare.html import GENERATOR  # noqa: PLC0415 - as above
-    from gradwatch.report.html.page import is_ours  # noqa: PLC0415 - as above
+def _page_file(path: Path, *, force: bool) -> Path:
+    """Return where to write, before anything is read; a folder stands for the file in it.
 
+    Raises:
+        FileExistsError: a file of somebody else's is there.
+        FileNotFoundError: there is no such folder.
+    """
     if path.is_dir():
-        raise ValueError(f"{path}: a directory; name a file")
+        path /= NAME
     if not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no directory {path.parent}")
-    if path.exists() and not force and not is_ours(path, GENERATOR):
-        raise ValueError(f"{path}: there is a file that gradwatch compare has not written; name another or add --force")
+        raise FileNotFoundError(f"{path.parent}: no such folder to write to; make it, or name another with -o")
+    if path.exists() and not force and not (path.is_file() and is_ours(path, GENERATOR)):
+        raise FileExistsError(f"{path}: no page of gradwatch compare; name another file with -o, or add --force")
+    return path
