@@ -172,6 +172,15 @@ def test_what_is_not_known_is_nan_and_what_is_infinite_stays_so() -> None:
     assert steps.layers.nonfinite.tolist() == [[0, 0], [0, 5], [0, 0]]
 
 
+def test_words_for_numbers_are_read_each_time() -> None:
+    steps = table(*(at(step, loss=loss) for step, loss in enumerate([math.nan, math.nan, math.inf, -math.inf])))
+    np.testing.assert_array_equal(steps.loss, [np.nan, np.nan, np.inf, -np.inf])
+    collected = StepTable(0)
+    collected.add(to_dict(at(1, loss=math.nan)))
+    with pytest.raises(SchemaError, match="'loss': expected a number, got 'low'"):
+        collected.add({**to_dict(at(2)), "loss": "low"})
+
+
 def test_a_pooled_record_has_the_extremes_of_its_log_steps() -> None:
     steps = table(pooled_record(20), at(30))
     assert (steps.records.tolist(), steps.first_step.tolist()) == ([4, 1], [17, 30])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradwatch.report.terminal.sparkline import ASCII, BLOCKS, is_logarithmic, sparkline
+from gradwatch.report.terminal.sparkline import ASCII, BLOCKS, is_wide, sparkline
 
 
 def draw(values: list[float], width: int = 100, steps: list[int] | None = None) -> str:
@@ -18,12 +18,14 @@ def test_levels_are_the_values() -> None:
     assert draw([-1, 1]) == "▁█"
 
 
-def test_a_wide_positive_curve_is_logarithmic() -> None:
-    assert draw([1, 10, 100, 1000]) == "▁▃▆█"
-    assert draw([0, 10, 100, 1000]) == "▁▁▁█"
-    assert is_logarithmic(np.array([1.0, 31.0, np.nan, np.inf]))
-    assert not is_logarithmic(np.array([1.0, 29.0]))
-    assert not is_logarithmic(np.array([np.nan]))
+def test_a_wide_curve_can_be_logarithmic() -> None:
+    values = np.array([1.0, 10.0, 100.0, 1000.0, np.nan, np.inf])
+    assert sparkline(np.arange(6), values, 9, log=True) == "▁▃▆█ !"
+    assert sparkline(np.arange(6), values, 9) == "▁▁▁█ !"
+    assert is_wide(values)
+    assert not is_wide(values[:2])
+    assert not is_wide(values - 1.0)
+    assert not is_wide(values[4:])
 
 
 def test_what_is_not_finite_is_marked_and_what_is_not_known_blank() -> None:

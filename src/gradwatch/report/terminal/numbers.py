@@ -9,7 +9,7 @@ import numpy as np
 
 from gradwatch.report import summary
 from gradwatch.report.terminal.layout import INDENT, line
-from gradwatch.report.terminal.sparkline import is_logarithmic, sparkline
+from gradwatch.report.terminal.sparkline import is_wide, sparkline
 from gradwatch.report.text import clean, count, number, shorten, shorten_name, size
 
 if TYPE_CHECKING:
@@ -40,10 +40,12 @@ def curves(steps: Steps, layout: Layout) -> list[Text]:
         return []
     room = layout.width - INDENT - _LABEL - len(_COURSE) * _NUMBER
     lines = [line(" " * (_LABEL + room) + "".join(f"{name:>{_NUMBER}}" for name in _COURSE), "dim")]
+    # Not the learning rate: a schedule that ends at zero would be a flat line until there.
+    wide = [name for name, curve in found.items() if name != "lr" and is_wide(curve.high)]
     for name, curve in found.items():
-        drawn = sparkline(steps.step, curve.high, room, bad=curve.bad, ramp=layout.ramp)
+        drawn = sparkline(steps.step, curve.high, room, bad=curve.bad, log=name in wide, ramp=layout.ramp)
         lines.append(_labelled(name, drawn, room).append(_course(summary.course(steps.step, curve))))
-    logarithmic = [name.replace("_", " ") for name, curve in found.items() if is_logarithmic(curve.high)]
+    logarithmic = [name.replace("_", " ") for name in wide]
     scale = f"; logarithmic: {', '.join(logarithmic)}" if logarithmic else ""
     span = f"steps {steps.first_step[0]:,} to {steps.step[-1]:,} in {count(len(steps), 'record')}"
     return [*lines, *layout.block(span + scale, lines=2, style="dim")]
@@ -84,7 +86,8 @@ def _full_rate(last: LastSteps, layout: Layout) -> list[Text]:
         column = np.array(values, dtype=np.float64)
         bad = np.array([value is not None and not math.isfinite(value) for value in values])
         if bad.any() or not np.isnan(column).all():
-            lines.append(_labelled(name, sparkline(steps, column, room, bad=bad, ramp=layout.ramp)))
+            drawn = sparkline(steps, column, room, bad=bad, log=is_wide(column), ramp=layout.ramp)
+            lines.append(_labelled(name, drawn))
     return lines
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-# A positive curve whose values differ by more than this factor is drawn on a logarithmic scale.
+# Values that differ by more than this factor are wide.
 WIDE = 30.0
 
 
@@ -22,7 +22,13 @@ ASCII = Ramp("_.-=+*#@", "!")
 
 
 def sparkline(
-    step: np.ndarray, value: np.ndarray, width: int, *, bad: np.ndarray | None = None, ramp: Ramp = BLOCKS
+    step: np.ndarray,
+    value: np.ndarray,
+    width: int,
+    *,
+    bad: np.ndarray | None = None,
+    log: bool = False,
+    ramp: Ramp = BLOCKS,
 ) -> str:
     """Return a curve over the steps in ``width`` characters at most.
 
@@ -35,6 +41,7 @@ def sparkline(
         value: the values, NaN where they are not known.
         width: how many characters there are.
         bad: where the value was NaN or infinite, beyond the infinities in ``value``.
+        log: whether levels are equal factors; the values are positive.
         ramp: the characters.
     """
     bad = np.isinf(value) if bad is None else bad | np.isinf(value)
@@ -42,7 +49,8 @@ def sparkline(
     if width < 1:
         return ""
     column = _columns(step, width)
-    level = _levels(np.where(np.isinf(value), np.nan, value), len(ramp.levels))
+    finite = np.where(np.isinf(value), np.nan, value)
+    level = _levels(np.log(finite) if log else finite, len(ramp.levels))
     highest = np.full(width, -1)
     np.maximum.at(highest, column, level)
     is_bad = np.zeros(width, dtype=bool)
@@ -57,8 +65,8 @@ def sparkline(
     return "".join(text)
 
 
-def is_logarithmic(value: np.ndarray) -> bool:
-    """Whether a curve is drawn on a logarithmic scale."""
+def is_wide(value: np.ndarray) -> bool:
+    """Whether a curve is positive and so wide that a linear scale would show its largest values alone."""
     finite = value[np.isfinite(value)]
     return bool(finite.size) and finite.min() > 0 and finite.max() / WIDE > finite.min()
 
@@ -71,14 +79,13 @@ def _columns(step: np.ndarray, width: int) -> np.ndarray:
     return column
 
 
-def _levels(value: np.ndarray, levels: int) -> np.ndarray:
+def _levels(height: np.ndarray, levels: int) -> np.ndarray:
     """Return the level of each value from 0 to ``levels - 1``, -1 where it is not known; a flat curve is low."""
-    known = ~np.isnan(value)
+    known = ~np.isnan(height)
     if not known.any():
-        return np.full(len(value), -1)
-    height = np.log(value) if is_logarithmic(value) else value
+        return np.full(len(height), -1)
     # To the order of one first: differences at the ends of the range of floats are infinite, or nothing.
     height = np.ldexp(height, -np.frexp(np.abs(height[known]).max())[1])
     low, high = height[known].min(), height[known].max()
-    share = (height - low) / (high - low) if high > low else np.zeros(len(value))
+    share = (height - low) / (high - low) if high > low else np.zeros(len(height))
     return np.where(known, np.minimum(np.nan_to_num(share) * levels, levels - 1), -1).astype(np.intp)
