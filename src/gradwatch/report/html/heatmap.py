@@ -24,6 +24,7 @@ MOST_ROWS = 720
 MOST_PIXELS = 1000  # of width, where columns span different numbers of steps
 OUTSIDE = 0.5  # per cent of the values at either end that a scale leaves out
 LEAST_DECADES, MOST_DECADES = 0.5, 5.0  # of an absolute scale: below them a value is as good as none
+ROOM = 2.5  # a spike has colours of its own beyond those of the usual course, which keeps its contrast
 RELATIVE_DECADES = (math.log10(2.0), 2.0)  # a scale around 1 spans at least /2 to x2 and at most /100 to x100
 
 
@@ -50,7 +51,9 @@ def relative_scale(ratios: np.ndarray) -> Scale | None:
     usable = ratios[np.isfinite(ratios) & (ratios > 0.0)]
     if not usable.size:
         return None
-    widest = float(np.percentile(np.abs(np.log10(usable)), 100.0 - 2 * OUTSIDE))
+    distances = np.abs(np.log10(usable))
+    usual = float(np.percentile(distances, 100.0 - 2 * OUTSIDE))
+    widest = min(float(distances.max()), ROOM * usual)
     decades = min(max(widest, RELATIVE_DECADES[0]), RELATIVE_DECADES[1])
     return Scale(-decades, decades)
 

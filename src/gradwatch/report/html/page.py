@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GENERATOR = "gradwatch report"  # by which a page of ours is known
+TALL, LONG = 12, 300  # rows of a table that scrolls by itself, and of one that is laid out only when it is seen
 _THEMES = ("auto", "light", "dark")
 
 
@@ -118,25 +119,24 @@ def table(
     rows: Iterable[Sequence[Child]],
     *,
     numeric: Sequence[int] = (),
-    tall: bool = False,
     **attributes: object,
 ) -> Markup:
-    """Return a table that scrolls sideways where the page is narrow.
+    """Return a table that scrolls sideways where the page is narrow, and by itself where it has many rows.
 
     Args:
         heads: of the columns.
         rows: their cells.
         numeric: the columns that are set flush right.
-        tall: it has so many rows that it scrolls by itself.
         attributes: of the table, as ``element`` takes them.
     """
 
     def cells(tag: str, row: Sequence[Child]) -> Markup:
         return element("tr", [element(tag, cell, class_="n" if at in numeric else None) for at, cell in enumerate(row)])
 
-    body = element("tbody", [cells("td", row) for row in rows])
-    inner = element("table", element("thead", cells("th", heads)), body, **attributes)
-    return element("div", inner, class_="scroll tall" if tall else "scroll", tabindex="0")
+    made = [cells("td", row) for row in rows]
+    inner = element("table", element("thead", cells("th", heads)), element("tbody", made), **attributes)
+    kind = "scroll" + " tall" * (len(made) > TALL) + " long" * (len(made) > LONG)
+    return element("div", inner, class_=kind, tabindex="0")
 
 
 def search_field(text: str, table_id: str) -> Markup:

@@ -128,7 +128,7 @@ def _parameters(start: RunStart) -> Markup:
     heads = ["name", "layer", "shape", "numbers", "dtype", "device", "trained", "optimizer"]
     more = len(start.parameters) - MOST_PARAMETERS
     rest = element("p", f"and {count(more, 'more')}: see the event log", class_="note") if more > 0 else None
-    shown = table(heads, rows, numeric=(3, 7), tall=True, id="parameter-table")
+    shown = table(heads, rows, numeric=(3, 7), id="parameter-table")
     search = search_field("Find a parameter", "parameter-table")
     return folded(f"Parameters ({count(len(start.parameters))})", search, shown, rest, class_="fold")
 

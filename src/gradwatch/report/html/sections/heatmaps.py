@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ROW, LEAST_HEIGHT, MOST_HEIGHT = 15, 60, 420  # pixels
+PHONE, NARROW = 240, 600  # pixels of pages on which a picture of more columns is smoothed: none gets lost
 LABEL = 14  # pixels that a label needs
 _EXPLAINED = {
     "grad_norm": "before clipping",
@@ -118,7 +119,7 @@ def _picture(
     return element(
         "img",
         src=png(picture, colours.diverging() if relative else colours.sequential()),
-        class_=kind + (" fine" if width > 600 else ""),  # noqa: PLR2004 - pixels of a narrow page
+        class_=f"{kind}{' dense' * (width > PHONE)}{' fine' * (width > NARROW)}",
         width=width,
         height=height,
         alt=_spoken(cells, quantity, title, scale, relative=relative),

@@ -41,7 +41,7 @@ def layers_section(view: View, cells: Sequence[Cells]) -> Section | None:
         [
             _outstanding(cells),
             search_field("Find a layer", "layer-table"),
-            table(heads, rows[:MOST_ROWS], numeric=range(1, 8), tall=True, id="layer-table"),
+            table(heads, rows[:MOST_ROWS], numeric=range(1, 8), id="layer-table"),
             _panel(view),
         ]
     )

@@ -1,0 +1,85 @@
+"""A headless Chromium for the tests of pages: the system's own, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Visit:
+    """A page that was opened, and all that it did that it should not: ``noise`` has a line for each."""
+
+    def __init__(self, page: Any, noise: list[str]) -> None:
+        self.page, self.noise = page, noise
+
+
+def needed() -> Any:
+    """Return Playwright's synchronous interface; without it or a browser a test is skipped, and in CI it fails."""
+    try:
+        from playwright import sync_api  # noqa: PLC0415 - may be missing
+    except ImportError:
+        return _missing("playwright (pip install playwright)")
+    return sync_api if CHROMIUM is not None else _missing("chromium (Debian: apt-get install chromium)")
+
+
+def _missing(what: str) -> None:
+    text = f"pages are tested in a browser, which needs {what}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser for the tests of one file."""
+    with needed().sync_playwright() as driver:
+        # As root, and in most containers, Chromium has no sandbox.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        try:
+            yield chromium
+        finally:
+            chromium.close()
+
+
+@contextmanager
+def opened(
+    browser: Any, path: Path, *, javascript: bool = True, width: int = 1280, dark: bool = False
+) -> Iterator[Visit]:
+    """Open a file in a profile of its own."""
+    noise: list[str] = []
+    context = browser.new_context(
+        java_script_enabled=javascript,
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if dark else "light",
+    )
+    try:
+        page = context.new_page()
+        page.on("console", lambda message: noise.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: noise.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: _note_dialog(dialog, noise))
+        page.on("request", lambda request: _note_request(request, path, noise))
+        page.goto(path.resolve().as_uri(), wait_until="load")
+        yield Visit(page, noise)
+    finally:
+        context.close()
+
+
+def _note_dialog(dialog: Any, noise: list[str]) -> None:
+    noise.append(f"dialog: {dialog.message}")
+    dialog.dismiss()
+
+
+def _note_request(request: Any, path: Path, noise: list[str]) -> None:
+    if request.url.split("#")[0] != path.resolve().as_uri() and not request.url.startswith("data:image/png;"):
+        noise.append(f"request: {request.url[:200]}")
