@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradwatch.report.compare.alignment import align
@@ -65,6 +65,7 @@ RUN = st.lists(st.integers(0, 60), max_size=30, unique=True).map(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(RUN, max_size=4))
 def test_every_value_was_recorded_at_its_step_or_in_its_bin(runs: list[np.ndarray]) -> None:
     aligned = align(runs)
@@ -80,6 +81,7 @@ def test_every_value_was_recorded_at_its_step_or_in_its_bin(runs: list[np.ndarra
             np.testing.assert_array_equal(known, inside)
 
 
+@settings(deadline=None)
 @given(st.lists(RUN, min_size=2, max_size=4), st.randoms())
 def test_the_order_of_runs_does_not_matter(runs: list[np.ndarray], random: object) -> None:
     shuffled = list(runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -13,6 +13,7 @@ from gradwatch.report.compare.pair import apart, relative_difference
 VALUES = arrays(np.float64, 12, elements=st.floats(allow_nan=True))
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_a_curve_against_itself_is_identical(values: np.ndarray) -> None:
     assert apart(values, values.copy()) == (None, 0.0, None, None, 0.0)
@@ -41,6 +42,7 @@ def test_both_not_finite_is_no_difference() -> None:
     assert apart(one, np.array([1.0, np.inf, np.nan])).first is None
 
 
+@settings(deadline=None)
 @given(VALUES, VALUES)
 def test_it_is_symmetric_and_never_raises(one: np.ndarray, other: np.ndarray) -> None:
     assert apart(one, other) == apart(other, one)

@@ -6,12 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from gradwatch.report.compare.parting import Verdict, compare_groups
+from gradwatch.report.compare.parting import Verdict, compare_groups, judge, level_of_each
+from gradwatch.report.compare.windows import Windows
 from tests.report.compare.noise import autocorrelated
 
 LEVEL = 0.05
@@ -56,7 +57,8 @@ def planted(random: np.random.Generator, runs: int, size: float) -> Verdict:
 def test_a_planted_difference_is_found_where_it_is(runs: int, size: float) -> None:
     """The update ratio doubles with the rate, a difference of 0.69 in logarithms, where seeds differ by 0.05 to 0.1."""
     random = np.random.default_rng(0)
-    places = [verdict.parted.first if (verdict := planted(random, runs, size)).parted else -1 for _ in range(200)]
+    found = [planted(random, runs, size).stretches for _ in range(200)]
+    places = [stretches[0].first if stretches else -1 for stretches in found]
     right = [200 <= place * STEP <= 260 for place in places]
     assert np.mean(right) >= 0.95
     assert np.mean([0 <= place < PLANTED for place in places]) <= LEVEL
@@ -134,6 +136,7 @@ GROUP = arrays(
 )
 
 
+@settings(deadline=None)
 @given(GROUP, GROUP)
 def test_gaps_never_raise_and_a_swap_changes_the_sign_alone(one: np.ndarray, other: np.ndarray) -> None:
     there, back = compare_groups(one, other, LEVEL), compare_groups(other, one, LEVEL)
@@ -141,11 +144,13 @@ def test_gaps_never_raise_and_a_swap_changes_the_sign_alone(one: np.ndarray, oth
     assert there.resolution == back.resolution
 
 
+@settings(deadline=None)
 @given(GROUP)
 def test_a_group_does_not_differ_from_itself(group: np.ndarray) -> None:
     assert compare_groups(group, group, LEVEL).stretches == ()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_the_order_of_the_runs_does_not_matter(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -157,6 +162,7 @@ def test_the_order_of_the_runs_does_not_matter(seed: int) -> None:
     assert shuffled.resolution == pytest.approx(verdict.resolution)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([-20.0, -1.0, 0.5, 30.0]))
 def test_a_constant_added_in_the_logarithmic_domain_moves_nothing(seed: int, constant: float) -> None:
     random = np.random.default_rng(seed)
@@ -169,3 +175,47 @@ def test_a_constant_added_in_the_logarithmic_domain_moves_nothing(seed: int, con
 def test_no_records_are_no_difference() -> None:
     verdict = compare_groups(np.empty((3, 0)), np.empty((2, 0)), LEVEL)
     assert verdict.stretches == ()
+
+
+# -- many curves at once -----------------------------------------------------------------------------------------------
+
+
+def layers(random: np.random.Generator, count: int, apart: int, runs: int = 5) -> list[Windows]:
+    """Curves of two groups, of which the first few differ by six standard deviations from the middle on."""
+    curves = []
+    for index in range(count):
+        one, other = (autocorrelated(random, runs, 64, 0.9) for _ in range(2))
+        other[:, 32:] += 6.0 * (index < apart)
+        curves.append(Windows(one, other))
+    return curves
+
+
+def test_where_no_layer_differs_the_level_is_that_of_all_together() -> None:
+    random = np.random.default_rng(0)
+    found = 0
+    for _ in range(100):
+        curves = layers(random, 10, 0)
+        level = level_of_each(curves, LEVEL)
+        found += any(judge(windows, level).stretches for windows in curves)
+    assert found <= stats.binom.isf(0.001, 100, LEVEL)
+
+
+def test_of_the_layers_told_apart_few_are_so_by_mistake() -> None:
+    random = np.random.default_rng(1)
+    mistakes, found = [], []
+    for _ in range(40):
+        curves = layers(random, 40, 10)
+        level = level_of_each(curves, LEVEL)
+        apart = [bool(judge(windows, level).stretches) for windows in curves]
+        found.append(sum(apart[:10]))
+        mistakes.append(sum(apart[10:]) / max(sum(apart), 1))
+    assert np.mean(mistakes) <= LEVEL
+    assert np.mean(found) >= 9.5
+
+
+def test_many_layers_that_differ_lower_the_limit_for_each() -> None:
+    curves = layers(np.random.default_rng(2), 40, 20)
+    assert level_of_each(curves, LEVEL) >= 15 / 40 * LEVEL
+    assert level_of_each(curves[20:], LEVEL) == pytest.approx(LEVEL / 20)
+    assert level_of_each([], LEVEL) == LEVEL
+    assert level_of_each(curves[:1], LEVEL) == LEVEL

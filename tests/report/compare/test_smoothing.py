@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -15,6 +15,7 @@ VALUES = arrays(
 )
 
 
+@settings(deadline=None)
 @given(VALUES)
 @pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")
 def test_the_median_is_that_of_numpy(values: np.ndarray) -> None:
@@ -23,6 +24,7 @@ def test_the_median_is_that_of_numpy(values: np.ndarray) -> None:
     np.testing.assert_allclose(0.5 * known_median(values), expected, rtol=1e-12)
 
 
+@settings(deadline=None)
 @given(VALUES, st.integers(1, 30))
 def test_a_running_median_is_the_median_of_each_window(values: np.ndarray, width: int) -> None:
     width = min(width, values.shape[-1])
@@ -30,6 +32,7 @@ def test_a_running_median_is_the_median_of_each_window(values: np.ndarray, width
     np.testing.assert_array_equal(running_median(values, width), np.stack(windows, axis=-1))
 
 
+@settings(deadline=None)
 @given(VALUES, st.integers(1, 40))
 def test_bins_hold_neighbours_and_the_last_what_is_left(values: np.ndarray, width: int) -> None:
     parts = [known_median(values[:, start : start + width]) for start in range(0, values.shape[-1], width)]

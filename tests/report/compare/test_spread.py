@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -56,6 +56,7 @@ VALUES = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 6)), ele
 SANE = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 6)), elements=st.floats(-1e300, 1e300))
 
 
+@settings(deadline=None)
 @given(values=VALUES, zero_is_a_value=st.booleans())
 def test_there_and_back_again(*, values: np.ndarray, zero_is_a_value: bool) -> None:
     domain = domain_of([values], zero_is_a_value=zero_is_a_value)
@@ -67,12 +68,14 @@ def test_there_and_back_again(*, values: np.ndarray, zero_is_a_value: bool) -> N
     assert np.isnan(back[~np.isfinite(values)]).all()
 
 
+@settings(deadline=None)
 @given(values=VALUES, zero_is_a_value=st.booleans())
 def test_a_band_never_raises_nor_warns(*, values: np.ndarray, zero_is_a_value: bool) -> None:
     domain = domain_of([values], zero_is_a_value=zero_is_a_value)
     assert band(domain.into(values), domain).mean.shape == values.shape[1:]
 
 
+@settings(deadline=None)
 @given(values=SANE, zero_is_a_value=st.booleans())
 def test_a_mean_lies_between_the_extremes(*, values: np.ndarray, zero_is_a_value: bool) -> None:
     domain = domain_of([values], zero_is_a_value=zero_is_a_value)

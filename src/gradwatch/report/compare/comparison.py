@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradwatch.report.compare.alignment import Alignment, align
-from gradwatch.report.compare.curves import LOSS, NORM, QUANTITIES, Curves, layer
+from gradwatch.report.compare.curve_table import CurveTable
+from gradwatch.report.compare.curves import LOSS, NORM, Curves
 from gradwatch.report.compare.differences import ParameterDifferences, SettingRow, differing, parameters_differ
 from gradwatch.report.compare.happenings import Happening, happenings
 from gradwatch.report.compare.members import Group, Member, named
-from gradwatch.report.compare.outcomes import CurveComparison, Outcome, outcome_of
-from gradwatch.report.compare.spread import Domain, domain_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
-
-    from gradwatch.report.compare.arrays import Floats
+    from gradwatch.report.compare.alignment import Alignment
+    from gradwatch.report.compare.outcomes import CurveComparison
 
 # How often two groups of one setting may be told apart by mistake, whatever the number of curves.
 LEVEL = 0.05
@@ -108,9 +105,6 @@ def _parameters(first: Group, other: Group) -> ParameterDifferences | None:
     return found if found and any(found) else None
 
 
-# -- curves ------------------------------------------------------------------------------------------------------------
-
-
 def _curves(groups: Sequence[Group]) -> tuple[dict[int, Alignment], list[CurveComparison], list[CurveComparison]]:
     """Return what is compared for each optimizer, the curves of the model and those of its layers."""
     optimizers = sorted({index for group in groups for member in group.members for index in member.curves})
@@ -121,71 +115,8 @@ def _curves(groups: Sequence[Group]) -> tuple[dict[int, Alignment], list[CurveCo
         runs = [
             [member.curves[optimizer] for member in group.members if optimizer in member.curves] for group in groups
         ]
-        table = _Table(optimizer, runs, LEVEL / len(optimizers) / (len(QUANTITIES) + 1))
+        table = CurveTable(optimizer, runs, LEVEL / len(optimizers))
         aligned[optimizer] = table.alignment
         curves += table.curves()
         layers += table.layers()
     return aligned, curves, layers
-
-
-class _Table:
-    """The curves of one optimizer in all groups. The level is that of one curve, and of all layers together."""
-
-    def __init__(self, optimizer: int, groups: Sequence[Sequence[Curves]], level: float) -> None:
-        self._optimizer, self._groups, self._level = optimizer, groups, level
-        self.alignment = align([run.steps for group in groups for run in group])
-        self._present = self._where_present()
-
-    def curves(self) -> Iterator[CurveComparison]:
-        """Yield the comparisons of the curves of the model that any run has."""
-        for name in QUANTITIES:
-            values = self._aligned([[run.values[name] for run in group] for group in self._groups])
-            if any(np.isfinite(each).any() for each in values):
-                yield self._compared(name, None, values, self._level)
-
-    def layers(self) -> Iterator[CurveComparison]:
-        """Yield the comparisons of the layers that more than one group has, in the order of the model."""
-        seen = dict.fromkeys(name for group in self._groups for run in group for name in run.names)
-        shared = [name for name in seen if sum(_has(group, name) for group in self._groups) > 1]
-        for name in shared:
-            values = self._aligned([[layer(run, name) for run in group] for group in self._groups])
-            yield self._compared(NORM, name, values, self._level / len(shared))
-
-    def _aligned(self, groups: list[list[Floats]]) -> tuple[Floats, ...]:
-        """Return an array [runs, steps] a group from arrays [records] a run."""
-        run, aligned = 0, []
-        for group in groups:
-            rows = [self.alignment.of(run + index, values) for index, values in enumerate(group)]
-            run += len(group)
-            aligned.append(np.array(rows).reshape(len(rows), len(self.alignment.steps)))
-        return tuple(aligned)
-
-    def _where_present(self) -> list[NDArray[np.bool_]]:
-        """Return for each group at which steps any of its runs has a record."""
-        present, run = [], 0
-        for group in self._groups:
-            there = [self.alignment.present(run + index) for index in range(len(group))]
-            present.append(np.any(there, axis=0) if there else np.zeros(len(self.alignment.steps), dtype=bool))
-            run += len(group)
-        return present
-
-    def _outcome(self, values: tuple[Floats, ...], index: int, domain: Domain, level: float) -> Outcome | None:
-        both = self._present[0] & self._present[index]
-        return outcome_of(values[0][:, both], values[index][:, both], self.alignment.steps[both], domain, level)
-
-    def _compared(self, quantity: str, name: str | None, values: tuple[Floats, ...], level: float) -> CurveComparison:
-        domain = domain_of(values, zero_is_a_value=quantity == LOSS)
-        steps = self.alignment.steps
-        return CurveComparison(
-            quantity=quantity,
-            layer=name,
-            optimizer=self._optimizer,
-            domain=domain,
-            steps=steps,
-            values=values,
-            outcomes=tuple(self._outcome(values, index, domain, level) for index in range(1, len(values))),
-        )
-
-
-def _has(group: Sequence[Curves], name: str) -> bool:
-    return any(name in run.names for run in group)

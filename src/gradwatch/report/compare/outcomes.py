@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gradwatch.report.compare.pair import apart
-from gradwatch.report.compare.parting import WINDOWS, compare_groups
+from gradwatch.report.compare.parting import judge
 from gradwatch.report.compare.smoothing import known_median
 from gradwatch.report.compare.spread import Band, Domain, band
+from gradwatch.report.compare.windows import WINDOWS, Windows
 
 if TYPE_CHECKING:
     from gradwatch.report.compare.alignment import Steps
@@ -113,34 +114,31 @@ class CurveComparison:
         return Ending(float(end.mean[0]), float(end.low[0]), float(end.high[0]), int(end.runs[0]))
 
 
-def outcome_of(one: Floats, other: Floats, steps: Steps, domain: Domain, level: float) -> Outcome | None:
-    """Compare two groups of curves, [runs, steps] as recorded, at steps at which both have a record; None without any.
+class Prepared:
+    """Two groups of curves, [runs, steps] as recorded, where both have a value; compared in ``domain``."""
 
-    Args:
-        one: the curves of the first group.
-        other: those of another.
-        steps: the step axis.
-        domain: in which they are compared, if there are several runs.
-        level: how often two groups of one setting may be told apart by mistake.
-    """
-    if len(one) == len(other) == 1:
-        return _pair(one[0], other[0], steps)
-    a, b = domain.into(one), domain.into(other)
-    both = ~np.isnan(a).all(axis=0) & ~np.isnan(b).all(axis=0)
-    if not both.any():
-        return None
-    steps = steps[both]
-    verdict = compare_groups(a[:, both], b[:, both], level)
-    return GroupOutcome(
-        stretches=tuple(
-            Stretch(int(steps[first]), None if last is None else int(steps[last]), sign < 0)
-            for first, last, sign in verdict.stretches
-        ),
-        resolution=_relative(verdict.resolution, domain),
-    )
+    def __init__(self, one: Floats, other: Floats, steps: Steps, domain: Domain) -> None:
+        a, b = domain.into(one), domain.into(other)
+        both = ~np.isnan(a).all(axis=0) & ~np.isnan(b).all(axis=0)
+        self._steps, self._domain = steps[both], domain
+        self.windows = Windows(a[:, both], b[:, both]) if both.any() else None
+
+    def outcome(self, level: float) -> GroupOutcome | None:
+        """Return where they part, None if they have nothing in common; ``level`` as for ``compare_groups``."""
+        if self.windows is None:
+            return None
+        verdict, steps = judge(self.windows, level), self._steps
+        return GroupOutcome(
+            stretches=tuple(
+                Stretch(int(steps[first]), None if last is None else int(steps[last]), sign < 0)
+                for first, last, sign in verdict.stretches
+            ),
+            resolution=_relative(verdict.resolution, self._domain),
+        )
 
 
-def _pair(one: Floats, other: Floats, steps: Steps) -> Outcome | None:
+def pair_outcome(one: Floats, other: Floats, steps: Steps) -> PairOutcome | None:
+    """Compare two runs, [steps] as recorded; None if neither has a value."""
     known = ~(np.isnan(one) & np.isnan(other))
     if not known.any():
         return None

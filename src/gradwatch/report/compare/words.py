@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from gradwatch.report.compare.outcomes import PairOutcome
 from gradwatch.report.compare.pair import VISIBLE
-from gradwatch.report.compare.parting import LEAST_SPREAD
+from gradwatch.report.compare.windows import LEAST_SPREAD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +45,9 @@ def percent(share: float) -> str:
     """Return a relative difference as percent; large ones as a factor."""
     if math.isinf(share):
         return "any size"
-    return f"{share:.2g} times" if share >= 10 else f"{100 * share:.2g} %"  # noqa: PLR2004 - 1000 % says less
+    if share >= 10:  # noqa: PLR2004 - 1000 % says less
+        return f"{share:.2g} times"
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"  # noqa: PLR2004 - two digits
 
 
 def curve_ending(curve: CurveComparison, index: int) -> str:
@@ -114,7 +116,7 @@ def _where_pair(outcome: PairOutcome) -> str:
     if outcome.visible is None:
         parts.append(f"by {difference(outcome.largest)} at most")
     elif outcome.visible != outcome.step:
-        parts.append(f"over {percent(VISIBLE)} from {outcome.visible} on")
+        parts.append(f"over {percent(VISIBLE)} from {outcome.visible}")
     if outcome.nonfinite is not None:
         parts.append(f"one is not finite from {outcome.nonfinite} on")
     return ", ".join(parts)
