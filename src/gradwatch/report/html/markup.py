@@ -11,6 +11,7 @@ import html
 import json
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 VOID = frozenset({"br", "hr", "img", "input", "meta"})
 
@@ -39,7 +40,10 @@ Child = str | int | float | None | Iterable["Child"]
 
 def plain(text: object) -> str:
     """Return ``text`` with every character that acts instead of showing replaced by one that shows."""
-    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", str(text).translate(_SHOWN))
+    whole = str(text)
+    if whole.isascii() and whole.isprintable():  # nearly all
+        return whole
+    return _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", whole.translate(_SHOWN))
 
 
 def short(text: object, limit: int) -> str:
@@ -80,16 +84,27 @@ def element(tag: str, /, *children: Child, **attributes: object) -> Markup:
     Raises:
         ValueError: a name is none, or a link leads out of the page.
     """
-    if not _NAME.fullmatch(tag):
-        raise ValueError(f"not the name of an element: {tag!r}")
+    _check_tag(tag)
     opening = "".join([tag, *(_attribute(name, value) for name, value in attributes.items())])
     return Markup(f"<{opening}>" if tag in VOID else f"<{opening}>{join(children)}</{tag}>")
 
 
-def _attribute(name: str, value: object) -> str:
+@lru_cache(maxsize=1000)
+def _check_tag(tag: str) -> None:
+    if not _NAME.fullmatch(tag):
+        raise ValueError(f"not the name of an element: {tag!r}")
+
+
+@lru_cache(maxsize=1000)
+def _key(name: str) -> str:
     key = name.rstrip("_").replace("_", "-")
     if not _NAME.fullmatch(key) or key.lower().startswith("on"):
         raise ValueError(f"not the name of an attribute that a page may have: {key!r}")
+    return key
+
+
+def _attribute(name: str, value: object) -> str:
+    key = _key(name)
     if value is None or value is False:
         return ""
     if value is True:

@@ -48,7 +48,12 @@ def _finding(view: View, group: Group) -> Markup:
     where = layers[0] if len(layers) == 1 else count(len(layers), "layer") if layers else "the whole model"
     summary = [
         element("span", severity, class_=f"badge {severity}"),
-        element("span", element("b", short(worst.code, 80)), element("small", short(where, 120)), class_="what"),
+        element(
+            "span",
+            element("b", short(worst.code, 80)),
+            element("small", short(f"{where}: {worst.message}", 160)),
+            class_="what",
+        ),
         _bars(view.steps, group.episodes, severity),
     ]
     several = len(group.episodes) > 1
@@ -56,6 +61,10 @@ def _finding(view: View, group: Group) -> Markup:
     rest = group.episodes[MOST_LAYERS:]
     inside = element("div", told, _rest(rest) if rest else None, class_="inside")
     return folded(join(summary), inside, id=group.name)
+
+
+def _what(name: str, more: str) -> Markup:
+    return element("span", element("b", short(name, 120)), element("small", more[:300]), class_="what")
 
 
 def _episode(episode: Episode, view: View, *, headed: bool) -> Markup:
@@ -105,12 +114,7 @@ def _incident(view: View, told: Told) -> Markup:
     inside_of = f" in {origin.module or origin.module_type}" if origin.module or origin.module_type else ""
     summary = [
         element("span", "incident", class_="badge incident"),
-        element(
-            "span",
-            element("b", f"non-finite {incident.first_seen}, {incident.action}"),
-            element("small", short(f"{where}{inside_of}", 160)),
-            class_="what",
-        ),
+        _what(f"non-finite {incident.first_seen}, {incident.action}", f"{where}{inside_of}: {incident.explanation}"),
         element(
             "span",
             _bar(view.steps, incident.step, incident.step),

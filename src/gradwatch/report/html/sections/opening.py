@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from gradwatch.report.html.formats import count, duration, moment, number
 from gradwatch.report.html.markup import Child, Markup, element, short
+from gradwatch.report.html.sections.view import View, severity_of
 
 if TYPE_CHECKING:
     from gradwatch.records import RunStart
-    from gradwatch.report.html.sections.view import View
 
 MOST = 4  # reasons and pieces of advice; the rest is told with the findings
 _WORDS = {
@@ -35,11 +35,10 @@ _WITHOUT_ADVICE = {
 def opening(view: View) -> Markup:
     """Return the head of the page."""
     verdict = view.verdict
-    state = "healthy" if verdict.healthy else "unhealthy"
     word = _WORDS.get(verdict.state, verdict.state)
     return element(
         "div",
-        element("span", word, class_=f"word {state}"),
+        element("span", word, class_=f"word {_kind(view)}"),
         element("h1", f"{verdict.headline[:1].upper()}{verdict.headline[1:]}"),
         _reasons(view),
         _next(view),
@@ -47,6 +46,15 @@ def opening(view: View) -> Markup:
         class_="verdict",
         id="verdict",
     )
+
+
+def _kind(view: View) -> str:
+    """Return how bad it is, as a class of the style sheet."""
+    if view.verdict.healthy:
+        return "healthy"
+    mild = view.verdict.state == "findings" and not view.incidents
+    worst = {severity_of(group.worst.severity) for group in view.groups}
+    return "warning" if mild and "error" not in worst else "error"
 
 
 def _reasons(view: View) -> list[Markup]:

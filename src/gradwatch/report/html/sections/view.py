@@ -13,6 +13,7 @@ from gradwatch.report.verdict import Verdict, verdict_of
 if TYPE_CHECKING:
     from gradwatch.report.incidents import FiledIncident
     from gradwatch.report.run import Run
+    from gradwatch.report.steps import Steps
 
 SEVERITIES = ("info", "warning", "error")
 EARLY = 0.05  # a run that starts before this part of its last step is shown from step 0
@@ -119,9 +120,14 @@ def _marks(group: Group) -> list[Mark]:
     return marks
 
 
+def _begin(steps: Steps) -> int:
+    """Return the first step that the first record tells of."""
+    return max(int(steps.step[0]) - max(int(steps.window_steps[0]), 1) + 1, min(int(steps.step[0]), 0))
+
+
 def _axis(run: Run) -> Axis:
     """Return the axis of all charts of the page."""
-    firsts = [int(steps.step.min()) for steps in run.steps if len(steps)]
+    firsts = [_begin(steps) for steps in run.steps if len(steps)]
     lasts = [int(steps.step.max()) for steps in run.steps if len(steps)]
     told = [episode.since_step for episode in run.episodes] + [incident.step for incident in run.incidents]
     first, last = min([*firsts, *told], default=0), max([*lasts, *told, run.last_step], default=0)
