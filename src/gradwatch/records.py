@@ -65,7 +65,11 @@ class ParameterRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStart(Event):
-    """The setting of a run, written once at its start."""
+    """The setting of a run, written once at its start.
+
+    ``git`` has commit, branch and whether tracked files were changed (None: not known), of the repository that the
+    run was started in; ``script`` is the name of the program, without its arguments, which may hold secrets.
+    """
 
     type: ClassVar[str] = "run_start"
 
@@ -77,6 +81,9 @@ class RunStart(Event):
     strategy: str
     world_size: int
     optimizers: list[dict[str, Any]]
+    schedulers: list[dict[str, Any]] = field(default_factory=list)
+    script: str | None = None
+    git: dict[str, Any] | None = None
     seeds: dict[str, Any]
     determinism: dict[str, Any]
     clip: ClipRule

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import platform
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,3 +87,65 @@ def test_learning_rates_are_numbers_whatever_the_optimizer_keeps() -> None:
 )
 def test_plain_values(value: object, expected: object) -> None:
     assert environment.plain(value) == expected
+
+
+def test_the_host_is_named() -> None:
+    assert environment.hardware("cpu")["hostname"] == platform.node()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [(["/home/me/train.py", "--token", "secret"], "train.py"), (["-c"], "-c"), ([""], None), ([], None)],
+)
+def test_the_script_has_neither_folder_nor_arguments(
+    arguments: list[str], name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", arguments)
+    assert environment.script() == name
+
+
+def test_a_scheduler_is_described_by_its_settings() -> None:
+    optimizers = [torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5) for _ in range(2)]
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizers[1], step_size=7, gamma=0.25)
+    described = environment.describe_scheduler(scheduler, optimizers, interval="step", monitor=None)
+    assert described == {
+        "class": "StepLR",
+        "optimizer": 1,
+        "interval": "step",
+        "monitor": None,
+        "settings": {"step_size": 7, "gamma": 0.25, "base_lrs": [0.5]},
+    }
+
+
+def test_what_differs_between_processes_or_steps_is_no_setting() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    warm = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=3)
+    described = [environment.describe_scheduler(entry, [optimizer]) for entry in (warm, plateau)]
+    for _ in range(3):
+        optimizer.step()
+        warm.step()
+        plateau.step(1.0)
+    assert [environment.describe_scheduler(entry, [optimizer]) for entry in (warm, plateau)] == described
+    assert "0x" not in repr(described)
+    assert described[1]["settings"]["patience"] == 3
+
+
+def test_a_sequence_of_schedulers_names_its_parts() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    kinds = torch.optim.lr_scheduler
+    parts = [kinds.LinearLR(optimizer, total_iters=5), kinds.CosineAnnealingLR(optimizer, T_max=50)]
+    described = environment.describe_scheduler(kinds.SequentialLR(optimizer, parts, milestones=[5]), [optimizer])
+    assert [part["class"] for part in described["schedulers"]] == ["LinearLR", "CosineAnnealingLR"]
+    assert described["schedulers"][1]["settings"]["T_max"] == 50
+
+
+def test_a_scheduler_of_any_make_is_no_trouble() -> None:
+    class Slotted:
+        __slots__ = ()
+
+    assert environment.describe_scheduler(Slotted(), [])["settings"] == {}
+    many = torch.optim.lr_scheduler.MultiStepLR
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    scheduler = many(optimizer, list(range(1000)))
+    assert "milestones" not in environment.describe_scheduler(scheduler, [optimizer])["settings"]

@@ -151,7 +151,8 @@ def test_new_parameters_join_and_the_steps_before_them_stay(tmp_path: Path) -> N
 
 def test_a_second_run_in_the_folder_has_its_own_file_and_leaves_that_of_the_first(tmp_path: Path) -> None:
     parts = setup()
-    train(watch(tmp_path, parts, log_every_n_steps=1000), parts)
+    first = watch(tmp_path, parts, log_every_n_steps=1000)
+    train(first, parts)
     second = watch(tmp_path, parts, log_every_n_steps=1000)
     train(second, parts, parts.batches[:2])
     assert [found.steps for found in load_ring(tmp_path / "last_steps.1.bin")] == [[0, 1]]
@@ -160,6 +161,7 @@ def test_a_second_run_in_the_folder_has_its_own_file_and_leaves_that_of_the_firs
     second.end("finished")
     assert load_last_steps(tmp_path)[0].reason == "end"
     assert ring_of(tmp_path).steps == list(range(6))
+    assert first.active
 
 
 def test_ranks_have_their_own(tmp_path: Path) -> None:

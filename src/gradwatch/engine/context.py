@@ -44,6 +44,7 @@ class RunContext:
             parallelism); None elsewhere. Called on all ranks together on log steps.
         runner: how to run a training step again, on a copy of the module; None if the loop cannot.
         clips_by_user_code: whether it is code of the user that clips, which may do anything.
+        schedulers: the learning rate schedulers, as ``environment.describe_scheduler`` describes them.
         step: optimizer steps done before the run, where it does not begin at none; likewise ``epoch``.
         write: False for runs that leave nothing behind (``fast_dev_run``).
     """
@@ -59,6 +60,7 @@ class RunContext:
     clip_rule: ClipRule | None = None
     clips_by_user_code: bool = False
     manual_optimization: bool = False
+    schedulers: Sequence[dict[str, Any]] = ()
     step: int | None = None
     epoch: int = 0
     write: bool = True

@@ -20,6 +20,7 @@ from gradwatch.engine.clip_rule import resolve_clip_rule
 from gradwatch.engine.closer_look import CloserLook
 from gradwatch.engine.context import RunContext
 from gradwatch.engine.counters import Counters
+from gradwatch.engine.endings import DROPPED, Ending, end_forgotten, keep_watch
 from gradwatch.engine.flight_recorder import FlightRecorder
 from gradwatch.engine.gradient_checks import GradientChecks
 from gradwatch.engine.health_rules import HealthRules
@@ -92,6 +93,7 @@ class HealthMonitor:
             loss_function: returns the loss of module and batch. With it, a step whose loss or gradients are not
                 finite is run again on a copy, and the incident names the operation.
         """
+        self.end("interrupted", "another run was started")
         if self._started and not self._loaded:  # a second fit with the same callback goes on counting
             self.resumed_from = self.run_id
             self._memory = self._remembered() if self._watched.module is module else {}
@@ -137,7 +139,13 @@ class HealthMonitor:
         self._checks = GradientChecks(self.settings, context, self._watched, self._reporter, self._rules.read)
         if not has_lazy_parameters(module):
             self._announce()
+        self.home = keep_watch(self)
         self.active = True  # last, so that a monitor that cannot begin to watch stays out of the way
+
+    def __del__(self) -> None:
+        """End a run that its loop has not ended."""
+        if getattr(self, "active", False):
+            end_forgotten(self, self.home, Ending("interrupted", DROPPED))
 
     def end(self, status: RunStatus, reason: str | None = None) -> None:
         """Write ``run_end`` and close the files; nothing if that has been done."""
@@ -151,6 +159,11 @@ class HealthMonitor:
         finally:  # after a device error nothing can be measured any more, but the end can still be written
             event = run_end(self._header(), self.run_id, status, reason, self.counters)
             self._reporter.end(event, self.counters.clip_rate)
+
+    @property
+    def has_log(self) -> bool:
+        """Whether the event log of this run is still there."""
+        return self._reporter.has_log()
 
     @property
     def stop_requested(self) -> bool:

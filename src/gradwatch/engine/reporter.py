@@ -129,6 +129,11 @@ class Reporter:
             self._told[key] = severity
         return finding.status != "updated" or severity != before
 
+    def has_log(self) -> bool:
+        """Whether the event log is there."""
+        path = None if self._event_log is None else self._event_log.path
+        return path is not None and path.is_file()
+
     def _write_all(self, events: Sequence[Event]) -> None:
         for event in events:
             self.write(event)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradwatch.capture import environment
+from gradwatch.capture import environment, repository
 from gradwatch.capture.parameters import orphans, parameter_table
 from gradwatch.capture.rollback import evaluates_again
 from gradwatch.diagnosis.explanations import names
@@ -43,6 +43,9 @@ def run_start(
         strategy=context.strategy,
         world_size=context.world_size,
         optimizers=[environment.describe_optimizer(group.optimizer) for group in watched.groups],
+        schedulers=list(context.schedulers),
+        script=environment.script(),
+        git=repository.state() if context.rank == 0 and context.write else None,
         seeds=environment.seeds(),
         determinism=environment.determinism(),
         clip=clip,

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from gradwatch.engine.context import RunContext
+from gradwatch.engine.endings import ending_of
 from gradwatch.engine.monitor import HealthMonitor
 from gradwatch.errors import GradientMismatchError, NonFiniteError
 from gradwatch.integrations.lightning_step import LightningStep
 from gradwatch.integrations.loop_clipping import clips_by_itself, trainer_clip_rule
+from gradwatch.integrations.run_facts import ending_of_fit, schedulers_of
 from gradwatch.integrations.trainer_internals import (
     around_clipping,
     batches_that_stepped,
@@ -150,7 +152,7 @@ class MonitorHooks:
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Close the files."""
-        self._finish("stopped" if self._engine.stop_requested else "finished")
+        self._finish(*ending_of_fit(trainer, stopped_here=self._engine.stop_requested))
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Close the files, should ``on_fit_end`` not have been called."""
@@ -158,13 +160,7 @@ class MonitorHooks:
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Close the files: after an error Lightning calls neither ``on_fit_end`` nor ``teardown``."""
-        reason = f"{type(exception).__name__}: {str(exception).splitlines()[0] if str(exception) else ''}".strip(": ")
-        if isinstance(exception, NonFiniteError):
-            self._finish("nonfinite", reason)
-        else:
-            # Lightning's answer to SIGTERM is a SystemExit.
-            interrupted = isinstance(exception, (KeyboardInterrupt, SystemExit))
-            self._finish("interrupted" if interrupted else "exception", reason)
+        self._finish(*ending_of(exception))
 
     # -- the flow of a batch ------------------------------------------------------------------------------------
 
@@ -303,6 +299,7 @@ class MonitorHooks:
             clip_rule=trainer_clip_rule(trainer, module),
             clips_by_user_code=module.automatic_optimization and clips_by_itself(module),
             manual_optimization=not module.automatic_optimization,
+            schedulers=schedulers_of(trainer),
             step=trainer.global_step,
             epoch=trainer.current_epoch,
             write=not trainer.fast_dev_run,
