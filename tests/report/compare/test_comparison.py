@@ -238,6 +238,16 @@ def test_copies_count_once_and_equal_seeds_are_told(tmp_path: Path) -> None:
     assert any("have the seed 5" in note for note in compare_paths(one, other).notes)
 
 
+def test_rates_that_differ_without_a_setting_are_noted(tmp_path: Path) -> None:
+    one, other = seeds(tmp_path / "a", range(3)), seeds(tmp_path / "b", range(3, 6))
+    assert compare_paths(one, other).notes == ()
+    for path in other:
+        rewrite(path, steps_from(300, lr=lambda rate: 2 * rate))
+    (note,) = compare_paths(one, other).notes
+    assert note == "the learning rates differ from step 309 on, and no setting that was recorded says why"
+    assert compare_paths(one, seeds(tmp_path / "c", range(3), lr=0.1)).notes == ()
+
+
 def test_two_seeds_are_a_pair_and_three_alone_are_one_experiment(tmp_path: Path) -> None:
     paths = seeds(tmp_path, range(3))
     assert compare_paths(paths[:2]).one_to_one

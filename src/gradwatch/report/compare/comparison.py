@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gradwatch.report.compare.curve_table import CurveTable
-from gradwatch.report.compare.curves import LOSS, NORM, Curves
+from gradwatch.report.compare.curves import LOSS, NORM, RATE, Curves
 from gradwatch.report.compare.differences import ParameterDifferences, SettingRow, differing, parameters_differ
 from gradwatch.report.compare.happenings import Happening, happenings
 from gradwatch.report.compare.members import Group, Member, named
@@ -54,9 +55,11 @@ def compare(groups: Sequence[Group]) -> Comparison:
     notes += [note for group in groups for note in _seed_notes(group)]
     kept = tuple(_without_copies(group, notes) for group in groups)
     aligned, curves, layers = _curves(kept)
+    settings = tuple(differing([[member.flat for member in group.members] for group in groups]))
+    notes += _rate_notes(curves, settings)
     return Comparison(
         groups=tuple(groups),
-        settings=tuple(differing([[member.flat for member in group.members] for group in groups])),
+        settings=settings,
         parameters=tuple(_parameters(groups[0], group) for group in groups[1:]),
         curves=tuple(curves),
         layers=tuple(layers),
@@ -73,6 +76,13 @@ def _seed_notes(group: Group) -> Iterator[str]:
             f"all runs of {group.name} have the seed {seeds[0]}: their spread is that of non-determinism alone,"
             " which is smaller than that of seeds"
         )
+
+
+def _rate_notes(curves: Sequence[CurveComparison], settings: Sequence[SettingRow]) -> Iterator[str]:
+    """Yield what the settings do not say: a schedule made of a function, or a rate that a callback sets."""
+    step = min((curve.step for curve in curves if curve.quantity == RATE and curve.step is not None), default=None)
+    if step is not None and not any(re.match("optimizer|scheduler", row.name) for row in settings):
+        yield f"the learning rates differ from step {step} on, and no setting that was recorded says why"
 
 
 def _without_copies(group: Group, notes: list[str]) -> Group:

@@ -26,6 +26,8 @@ MOST_LAYER_CHARTS = 12
 MOST_LAYER_ROWS = 200
 MOST_PARAMETERS = 100
 _NAME = 200  # characters of a name or value
+# On a phone a table would rather break names than scroll.
+_WHOLE, _WIDE = "white-space:nowrap", "display:inline-block;min-width:8rem"
 
 
 def comparison_page(comparison: Comparison) -> str:
@@ -197,7 +199,7 @@ def _outcome_row(curve: CurveComparison, index: int) -> list[Child]:
     outcome = curve.outcomes[index - 1]
     parted = outcome is not None and outcome.step is not None
     return [
-        _name(words.curve_name(curve)),
+        element("span", _name(words.curve_name(curve)), style=_WHOLE if curve.layer is None else _WIDE),
         words.curve_ending(curve, 0),
         words.curve_ending(curve, index),
         words.ratio(curve, index),

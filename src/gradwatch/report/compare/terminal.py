@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -130,7 +131,7 @@ def _notes(console: Console, comparison: Comparison) -> None:
     if comparison.notes:
         _title(console, "Notes")
     for note in comparison.notes:
-        console.print(_text(f"  {note}"))
+        console.print(Padding(_sentence(note), (0, 0, 0, 2)))
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
