@@ -48,6 +48,11 @@ def test_severity_is_the_worst_seen() -> None:
     assert (episode.severity, episode.is_open) == ("error", True)
 
 
+def test_a_severity_that_is_not_known_is_worse_than_all_that_are() -> None:
+    (episode,) = episodes(told(1, severity="error"), told(2, "updated", since_step=1, severity="fatal"))
+    assert episode.severity == "fatal"
+
+
 def test_code_layer_and_rank_tell_episodes_apart() -> None:
     found = episodes(told(1), told(2, layer="block.1"), told(3, rank=1), told(4, code="dead-units"))
     assert [(episode.code, episode.layer, episode.rank) for episode in found] == [
