@@ -58,9 +58,9 @@ class Layers(NamedTuple):
 
     ``elements`` counts parameters; ``is_weight``: one of them has two dimensions or more, so that depth means
     something. ``lr`` is the learning rate. ``grad_norm`` is NaN where there is no gradient, ``grad_norm_max`` the
-    largest over the last rows (64 at most), 0 where there was none. Shares, 0 to 1: ``unchanged`` of the elements with
-    a gradient in narrow weights that the step left as they were; ``below_epsilon`` of Adam's nonzero sqrt(v) under its
-    eps; ``subnormal`` of the nonzero gradient that fp16 holds as subnormal numbers only.
+    largest at any step since the observation before, 0 where there was none. Shares, 0 to 1: ``unchanged`` of the
+    elements with a gradient in narrow weights that the step left as they were; ``below_epsilon`` of Adam's nonzero
+    sqrt(v) under its eps; ``subnormal`` of the nonzero gradient that fp16 holds as subnormal numbers only.
     """
 
     names: tuple[str, ...]

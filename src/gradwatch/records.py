@@ -110,13 +110,15 @@ class LayerNorms:
     """One layer at one optimizer step.
 
     ``grad_norm`` and ``nonfinite`` describe the gradient before clipping; None stands for "no gradient".
-    ``update_ratio`` is the norm of the change that the optimizer made, divided by ``weight_norm``.
+    ``update_ratio`` is the norm of the change that the optimizer made, divided by ``weight_norm``. ``grad_norm_max``
+    is the largest finite gradient norm at any step since the last record, 0 where there was none.
     """
 
     grad_norm: float | None
     weight_norm: float | None
     update_ratio: float | None
     nonfinite: int
+    grad_norm_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,21 +106,3 @@ def test_all_rows_since_the_last_record_are_handed_out_once() -> None:
     for step in range(MAX_ROWS + 5):
         add(history, row(step))
     assert [entry.step for entry in history.take_rows()] == list(range(5, MAX_ROWS + 5))
-
-
-def test_the_largest_norms_are_those_since_the_last_record() -> None:
-    history = History()
-    add(history, row(0), norms=(9.0, 9.0))
-    history.take_rows()
-    assert history.largest_norms(2).tolist() == [0.0, 0.0]
-    add(history, row(1), norms=(1.0, 0.0))
-    add(history, row(2), norms=(math.inf, 0.0))
-    add(history, row(3), norms=(0.5, math.nan))
-    assert history.largest_norms(2).tolist() == [1.0, 0.0]
-
-
-def test_norms_of_other_parameters_are_left_out() -> None:
-    history = History()
-    add(history, row(0), norms=(3.0,))
-    add(history, row(1), norms=(1.0, 2.0))
-    assert history.largest_norms(2).tolist() == [1.0, 2.0]

@@ -54,6 +54,46 @@ def test_every_optimizer_has_its_own_records(tmp_path: Path) -> None:
     assert {"health/grad_norm", "health/grad_norm/optimizer_1"} <= set(monitor.health())
 
 
+def take_turns(monitor: HealthMonitor, module: nn.ModuleDict, optimizers: Any, turns: str) -> None:
+    """One of the two steps in each batch: ``c`` the critic, ``g`` the generator, ``-`` neither."""
+    by_turn = dict(zip("cg", zip(module, optimizers, strict=True), strict=True))
+    for batch, turn in enumerate(turns):
+        monitor.begin_batch(None, batch)
+        if turn in by_turn:
+            name, optimizer = by_turn[turn]
+            loss = module[name](torch.ones(2, 3)).square().mean()
+            monitor.observe_loss(loss)
+            loss.backward()
+            monitor.before_step(optimizer)
+            optimizer.step()
+            monitor.after_step(optimizer)
+            optimizer.zero_grad()
+        monitor.end_batch()
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ("cgcgcgcgcg", [(1, 3), (0, 4), (1, 7), (0, 8)]),  # log steps are 3 and 7: the critic is late each time
+        ("cccccccccc", [(0, 3), (0, 7)]),
+        ("gccccccccc", [(0, 3), (0, 7)]),  # the generator is late, and does not step again
+        ("gcccccccgc", [(0, 3), (0, 7), (1, 8)]),
+    ],
+)
+def test_an_optimizer_whose_turn_is_never_a_log_step_has_records(
+    turns: str, expected: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    module, optimizers = two_optimizers()
+    monitor = HealthMonitor(clip=None)
+    monitor.start(module, optimizers, context(tmp_path, log_every_n_steps=4))
+    take_turns(monitor, module, optimizers, turns)
+    found = events(tmp_path, "step")
+    assert [(event.optimizer, event.batch_idx) for event in found] == expected
+    assert sum(event.window.steps for event in found if event.optimizer == 0) == max(
+        (turns[: batch + 1].count("c") for optimizer, batch in expected if optimizer == 0), default=0
+    )
+
+
 @pytest.mark.parametrize(("name", "spared"), [("critic", []), ("generator", ["critic"])])
 def test_a_bad_loss_counts_for_the_steps_that_follow_in_its_batch(name: str, spared: list[str], tmp_path: Path) -> None:
     module, optimizers = two_optimizers()

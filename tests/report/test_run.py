@@ -195,6 +195,20 @@ def test_a_pooled_record_has_the_extremes_of_its_log_steps() -> None:
     assert layers.nonfinite.tolist() == [[0, 7], [0, 0]]
 
 
+def test_a_spike_between_two_records_is_in_the_range_of_its_layer() -> None:
+    record = to_dict(at(10))
+    record["layers"]["block.0"]["grad_norm_max"] = 50.0
+    record["layers"]["block.1"] |= {"grad_norm": None, "grad_norm_max": 0.0}
+    collected = StepTable(0)
+    for data in (to_dict(at(5)), record):
+        collected.add(data)
+    layers = collected.finish({}).layers
+    assert layers.grad_norm_high[:, 0].tolist() == [0.1, 50.0]
+    assert layers.grad_norm_low[:, 0].tolist() == [0.1, 0.1]
+    assert np.isnan(layers.grad_norm_high[1, 1])  # no gradient at any step
+    assert layers.weight_norm_high is layers.weight_norm
+
+
 def test_without_thinning_ranges_are_the_values_themselves() -> None:
     layers = table(at(10)).layers
     assert layers.grad_norm_low is layers.grad_norm is layers.grad_norm_high

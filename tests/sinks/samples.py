@@ -156,3 +156,9 @@ def last_steps(**changes: Any) -> LastSteps:
         layers={"block.0": [1.5, float("inf")], "block.1": [0.5, None]},
     )
     return replace(event, **changes)
+
+
+def known(norms: LayerNorms, metric: str) -> list[float | None]:
+    """What a record tells of a layer: of the gradient norm, the largest since the record before, too."""
+    between = [norms.grad_norm_max or None] if metric == "grad_norm" else []
+    return [getattr(norms, metric), *between]

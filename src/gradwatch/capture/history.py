@@ -7,11 +7,12 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
+from gradwatch.capture.peaks import Peaks
 from gradwatch.records import Window
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from gradwatch.capture.parameters import ParameterGroup
 
 RING_STEPS = 64
@@ -46,13 +47,15 @@ class History:
     """The last steps of one optimizer, and what happened since its last record.
 
     ``rows``, ``norms`` (per parameter, shape [n]) and ``sources`` are rings of the same steps; ``since`` has the rows
-    since the last record, which may be more. ``added`` counts the steps since the start.
+    since the last record, which may be more, ``peaks`` the largest norms since then. ``added`` counts the steps since
+    the start.
     """
 
     rows: deque[StepRow] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
     norms: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
     sources: deque[Source | None] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
     since: deque[StepRow] = field(default_factory=lambda: deque(maxlen=MAX_ROWS))
+    peaks: Peaks = field(default_factory=Peaks)
     added: int = 0
     steps: int = 0
     grad_norm_max: float = -math.inf
@@ -81,6 +84,8 @@ class History:
         self.rows.append(row)
         self.norms.append(norms)
         self.sources.append(source)
+        if source is not None:
+            self.peaks.add(source.group, norms)
         self.added += 1
         self.since.append(row)
         self.steps += not again
@@ -97,16 +102,6 @@ class History:
         rows = list(self.since)
         self.since.clear()
         return rows
-
-    def largest_norms(self, parameters: int) -> np.ndarray:
-        """Return the largest finite norm of each parameter since the last record, over the ring at most; shape [n]."""
-        count = min(len(self.since), len(self.norms))
-        recent = [norms for norms in list(self.norms)[len(self.norms) - count :] if len(norms) == parameters]
-        if not recent:
-            return np.zeros(parameters)
-        stacked = np.stack(recent)
-        largest: np.ndarray = np.max(stacked, axis=0, where=np.isfinite(stacked), initial=0.0)
-        return largest
 
     def close_window(self) -> Window:
         """Return what happened since the last call, and start anew."""

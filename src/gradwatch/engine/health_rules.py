@@ -201,7 +201,7 @@ def _without_gradient(pending: PendingRecord) -> tuple[tuple[str, str], ...]:
     if len(gradients.positions) == len(group.parameters) or pending.step.skipped:
         return ()
     missing = np.setdiff1d(group.positions, gradients.positions)
-    missing = missing[pending.largest[missing] == 0]
+    missing = missing[pending.largest.parameters[missing] == 0]
     return tuple(
         (group.names[i], group.layers[group.layer_index[i]]) for i in missing if group.parameters[i].requires_grad
     )

@@ -307,6 +307,8 @@ class HealthMonitor:
         else:
             if self._look.is_on:
                 self._look.end_step()
+            if self.is_log_step:
+                self._recorder.end_log_step()
             if self._scan_due or self.is_log_step:
                 self._scan_due = False
                 self.scan()

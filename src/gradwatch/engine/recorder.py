@@ -48,6 +48,7 @@ class Recorder:
         self._rules, self._flight, self._header = rules, flight, header
         self._losses = LossMeter(len(watched.groups))
         self._pending: dict[int, PendingRecord] = {}
+        self._late: set[int] = set()
 
     def add_losses(self, losses: list[float]) -> None:
         """Add losses that have reached the host."""
@@ -59,7 +60,7 @@ class Recorder:
         Args:
             step: as it was judged.
             max_norm: the limit of the clip rule.
-            log: whether this is a log step.
+            log: whether this is a log step; an optimizer whose turn did not fall on the last one is late with it.
             again: the step has been counted as a good one, and was spoilt after that.
         """
         group, gradients = step.group, step.gradients
@@ -80,11 +81,19 @@ class Recorder:
         source = Source(group, None if len(gradients.positions) == len(group.parameters) else gradients.positions)
         history.add(row, spread(group, gradients), source, nonfinite=step.nonfinite, again=again)
         self._flight.add(group.index)
-        if log:
+        if log or group.index in self._late:
+            self._late.discard(group.index)
             totals = Totals(self._counters.skipped, self._counters.nonfinite, self._counters.clip_rate)
             record = begin_record(step, history, loss=loss, max_norm=max_norm, totals=totals, fp16=self._rules.fp16)
             begun = self._pending.get(group.index) if again else None
             self._pending[group.index] = record if begun is None else record.instead_of(begun)
+
+    def end_log_step(self) -> None:
+        """Note the optimizers that have stepped since their last record and did not do so at this log step.
+
+        Two that take turns, batch by batch, meet log steps with one of them only.
+        """
+        self._late = {index for index, history in enumerate(self._watched.histories) if history.steps}
 
     def waits(self, optimizer: int | None = None) -> bool:
         """Whether a record waits for its optimizer to act; for any, if none is given."""

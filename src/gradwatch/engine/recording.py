@@ -12,6 +12,7 @@ import numpy as np
 from gradwatch.capture.environment import learning_rates
 from gradwatch.capture.gradients import without_underflow
 from gradwatch.capture.optimizer_state import below_epsilon
+from gradwatch.capture.peaks import Largest
 from gradwatch.capture.scaling import unscales_itself
 from gradwatch.capture.underflow import subnormal
 from gradwatch.capture.updates import WeightsBefore, layer_updates, weights_before
@@ -59,7 +60,7 @@ class Totals(NamedTuple):
 class PendingRecord:
     """What is known of a step before its optimizer has acted.
 
-    ``rows`` are all steps since the last record, ``largest`` the largest norm of each parameter over them (shape [n]),
+    ``rows`` are all steps since the last record, ``largest`` the largest norms at any of them,
     ``subnormal`` the share of each layer's gradient that fp16 holds as subnormal numbers (NaN in other formats).
     """
 
@@ -71,7 +72,7 @@ class PendingRecord:
     lr: list[float]
     weights: WeightsBefore
     rows: list[StepRow]
-    largest: np.ndarray
+    largest: Largest
     subnormal: np.ndarray
 
     def measure(self, *, at_start: bool) -> Layers:
@@ -87,7 +88,7 @@ class PendingRecord:
             elements=group.elements,
             is_weight=group.is_weight,
             grad_norm=np.where(with_gradient, group.layer_norms(spread(group, gradients)), np.nan),
-            grad_norm_max=group.layer_norms(self.largest),
+            grad_norm_max=self.largest.layers,
             weight_norm=group.layer_norms(self.weights.norms),
             update_ratio=updates.ratios,
             lr=group.layer_rates(),
@@ -122,7 +123,7 @@ class PendingRecord:
             skipped_steps=begun.window.skipped_steps + self.window.skipped_steps,
             nonfinite_steps=begun.window.nonfinite_steps + self.window.nonfinite_steps,
         )
-        largest = np.maximum(begun.largest, self.largest)
+        largest = Largest(*map(np.maximum, begun.largest, self.largest))
         return dataclasses.replace(self, window=window, rows=[*begun.rows[:-1], *self.rows], largest=largest)
 
     def clipped_to(self, total: float) -> PendingRecord:
@@ -135,7 +136,8 @@ class PendingRecord:
     def _layer_norms(self, layers: Layers) -> dict[str, LayerNorms]:
         group, gradients = self.step.group, self.step.gradients
         with_gradient = np.bincount(group.layer_index[gradients.positions], minlength=len(group.layers)) > 0
-        columns = (layers.grad_norm, layers.weight_norm, layers.update_ratio, nonfinite_by_layer(group, gradients))
+        measured = (layers.grad_norm, layers.weight_norm, layers.update_ratio, layers.grad_norm_max)
+        columns = (*measured, nonfinite_by_layer(group, gradients))
         rows = zip(layers.names, with_gradient.tolist(), *(column.tolist() for column in columns), strict=True)
         return {
             name: LayerNorms(
@@ -143,8 +145,9 @@ class PendingRecord:
                 weight_norm=weight,
                 update_ratio=None if math.isnan(update) else update,
                 nonfinite=int(nonfinite),
+                grad_norm_max=largest,
             )
-            for name, has_gradient, gradient, weight, update, nonfinite in rows
+            for name, has_gradient, gradient, weight, update, largest, nonfinite in rows
         }
 
 
@@ -171,7 +174,7 @@ def begin_record(
         totals=totals,
         lr=learning_rates(group.optimizer),
         weights=weights_before(group),
-        largest=history.largest_norms(len(group.parameters)),
+        largest=history.peaks.take(group),
         rows=history.take_rows(),
         subnormal=subnormal(group, exact, None if still_scaled else step.loss_scale)
         if fp16

@@ -24,12 +24,15 @@ class _Odd(Exception):  # noqa: N818 - not an error yet: the codec says whether 
 
 
 class _Record(NamedTuple):
-    """Arrays of one record, shape [its layers]; ``ranges`` has low and high of each quantity where it is pooled."""
+    """Arrays of one record, shape [its layers]; ``ranges`` has low and high of the quantities that have one.
+
+    Those of the gradient norm are over all steps since the record before, those of a pooled record over its bucket.
+    """
 
     names: tuple[str, ...]
     values: dict[str, np.ndarray]
     nonfinite: np.ndarray
-    ranges: dict[str, np.ndarray] | None
+    ranges: dict[str, np.ndarray]
 
 
 class LayerTable:
@@ -81,15 +84,15 @@ class LayerTable:
         return Layers(names=names, nonfinite=nonfinite, **tables)
 
     def _tables(self, quantity: str, shape: tuple[int, int], places: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """Return value, low and high: one and the same array where no record has been pooled."""
+        """Return value, low and high: one and the same array where no record has a range."""
         value = np.full(shape, np.nan)
         for row, (record, at) in enumerate(zip(self._records, places, strict=True)):
             value[row, at] = record.values[quantity]
         low = high = value
-        if any(record.ranges is not None for record in self._records):
+        if any(quantity in record.ranges for record in self._records):
             low, high = value.copy(), value.copy()
             for row, (record, at) in enumerate(zip(self._records, places, strict=True)):
-                if record.ranges is not None:
+                if quantity in record.ranges:
                     low[row, at] = np.fmin(low[row, at], record.ranges[quantity][:, 0])
                     high[row, at] = np.fmax(high[row, at], record.ranges[quantity][:, 1])
         return {quantity: value, f"{quantity}_low": low, f"{quantity}_high": high}
@@ -104,8 +107,16 @@ class LayerTable:
             names,
             {quantity: _floats([cell[quantity] for cell in cells]) for quantity in QUANTITIES},
             _counts([cell["nonfinite"] for cell in cells] if pooled is None else pooled["layer_nonfinite"], len(names)),
-            None if pooled is None else {name: _ranges(pooled[f"layer_{name}"], len(names)) for name in QUANTITIES},
+            _between(cells)
+            if pooled is None
+            else {name: _ranges(pooled[f"layer_{name}"], len(names)) for name in QUANTITIES},
         )
+
+
+def _between(cells: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Return the range of the gradient norm: 0 stands for no gradient at any step."""
+    largest = _floats([cell.get("grad_norm_max") or None for cell in cells])
+    return {} if np.isnan(largest).all() else {"grad_norm": np.stack((largest, largest), axis=1)}
 
 
 def _floats(values: list[Any]) -> np.ndarray:

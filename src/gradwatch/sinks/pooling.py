@@ -45,7 +45,9 @@ def summary_of(record: dict[str, Any]) -> Summary:
     names, pooled = tuple(record["layers"]), record.get("pooled")
     norms = list(record["layers"].values())
     if pooled is None:
-        low = high = _finite([[norm[metric] for norm in norms] for metric in METRICS])
+        known = _finite([[norm[metric] for norm in norms] for metric in METRICS])
+        between = _finite([[norm.get(f"{metric}_max") or None for norm in norms] for metric in METRICS])
+        low, high = np.fmin(known, between), np.fmax(known, between)
         first_step, first_log_step, count = record["step"], record["log_step"], 1
         nonfinite = [norm["nonfinite"] for norm in norms]
         loss, grad_norm = _as_range(record["loss"]), _as_range(record["grad_norm"])

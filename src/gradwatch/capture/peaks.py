@@ -1,0 +1,77 @@
+"""The largest gradient norms between two records: a spike of one step is in them, however long the window."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from gradwatch.capture.parameters import ParameterGroup
+
+# Steps are taken in by so many at once: one reduction of a table costs little more than that of a row.
+AT_ONCE = 64
+
+
+class Largest(NamedTuple):
+    """The largest finite norm at any single step, of parameters (shape [n]) and of layers (shape [layers])."""
+
+    parameters: np.ndarray
+    layers: np.ndarray
+
+
+class Peaks:
+    """Follows the norms of one optimizer's parameters. What is not finite is left out, here counted elsewhere."""
+
+    def __init__(self) -> None:
+        self._group: ParameterGroup | None = None
+        self._waiting: list[np.ndarray] = []
+        self._largest = Largest(np.zeros(0), np.zeros(0))
+
+    def add(self, group: ParameterGroup, norms: np.ndarray) -> None:
+        """Take in the norms of one step, shape [n]; those of a group with other parameters are forgotten."""
+        if group is not self._group:
+            self._begin(group)
+        self._waiting.append(norms)
+        if len(self._waiting) == AT_ONCE:
+            self._reduce()
+
+    def take(self, group: ParameterGroup) -> Largest:
+        """Return the largest norms since the last call, 0 where there were none."""
+        if group is not self._group:
+            self._begin(group)
+        self._reduce()
+        largest = self._largest
+        self._begin(group)
+        return largest
+
+    def _begin(self, group: ParameterGroup) -> None:
+        self._group, self._waiting = group, []
+        self._largest = Largest(np.zeros(len(group.parameters)), np.zeros(len(group.layers)))
+
+    def _reduce(self) -> None:
+        if not self._waiting:
+            return
+        table = np.stack(self._waiting)
+        self._waiting = []
+        assert self._group is not None  # noqa: S101 - add and take have set it
+        self._largest = Largest(
+            np.maximum(self._largest.parameters, _largest_finite(table)),
+            np.maximum(self._largest.layers, _largest_finite(_layer_norms(self._group, table))),
+        )
+
+
+def _layer_norms(group: ParameterGroup, table: np.ndarray) -> np.ndarray:
+    """Join norms of parameters, shape [steps, n], into those of layers, shape [steps, layers]."""
+    scale = _largest_finite(table.T)[:, None]
+    scale[scale == 0] = 1.0  # each step at its own: no square overflows, and a quiet step does not vanish by a loud one
+    steps, layers = len(table), len(group.layers)
+    cells = group.layer_index + layers * np.arange(steps)[:, None]
+    sums = np.bincount(cells.ravel(), weights=np.square(table / scale).ravel(), minlength=steps * layers)
+    norms: np.ndarray = np.sqrt(sums.reshape(steps, layers)) * scale
+    return norms
+
+
+def _largest_finite(table: np.ndarray) -> np.ndarray:
+    largest: np.ndarray = np.max(table, axis=0, where=np.isfinite(table), initial=0.0)
+    return largest
