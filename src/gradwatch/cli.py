@@ -119,7 +119,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             as_json=arguments.json,
         )
     except (OSError, ValueError) as error:
-        return _complain(f"compare: {_first_line(error)}", UNUSABLE)
+        return _unreadable("compare", error)
     except KeyboardInterrupt:
         return _complain("compare: interrupted", INTERRUPTED)
     return DONE

@@ -36,10 +36,12 @@ def same_experiment(one: RunStart, other: RunStart) -> bool:
         {"time": 5.0, "run_id": "other", "resumed_from": "another"},
         {"hardware": {"device": "cuda:3", "pid": 12, "hostname": "elsewhere", "platform": "other", "torch_threads": 9}},
         {"settings": {"dirpath": "/elsewhere", "log_every_n_steps": 7}},
+        {"script": "another.py", "git": {"commit": "a" * 40, "branch": "other", "dirty": True}},
     ],
 )
 def test_what_makes_no_other_experiment(changes: dict[str, Any]) -> None:
-    base = start(hardware={"device": "cuda:0", "pid": 1, "hostname": "here"}, seeds={"torch": 0})
+    git = {"commit": "a" * 40, "branch": "main", "dirty": None}
+    base = start(hardware={"device": "cuda:0", "pid": 1, "hostname": "here"}, seeds={"torch": 0}, git=git)
     assert same_experiment(base, replace(base, **changes))
 
 
@@ -51,6 +53,8 @@ def test_what_makes_no_other_experiment(changes: dict[str, Any]) -> None:
         ({"versions": {"torch": "2.0"}}, "versions.torch"),
         ({"precision": {"precision": "16-mixed"}}, "precision.precision"),
         ({"strategy": "DDPStrategy"}, "strategy"),
+        ({"git": {"commit": "b" * 40, "branch": "main", "dirty": False}}, "git.commit"),
+        ({"schedulers": [{"class": "StepLR", "settings": {"gamma": 0.1}}]}, "scheduler.gamma"),
         ({"world_size": 8}, "world_size"),
         ({"hardware": {"device": "cpu"}}, "hardware.device"),
         ({"determinism": {"deterministic_algorithms": True}}, "determinism.deterministic_algorithms"),
@@ -78,6 +82,22 @@ def test_parameter_groups_that_agree_say_it_once() -> None:
 
 def test_the_rate_is_the_one_the_user_gave_and_not_the_first_of_a_warm_up() -> None:
     assert flatten(start({**GROUP, "lr": 1e-6, "initial_lr": 0.01}))["optimizer.lr"] == 0.01
+
+
+def test_where_an_object_lies_in_memory_is_no_setting() -> None:
+    one, other = (start({**GROUP, "hook": f"<function f at {address}>"}) for address in ("0x7f01", "0x7f02"))
+    assert same_experiment(one, other)
+    assert flatten(one)["optimizer.hook"] == "<function f>"
+
+
+def test_a_repository_that_is_not_there_is_no_setting() -> None:
+    assert not [name for name in flatten(start(git=None)) if name.startswith("git")]
+
+
+def test_the_rates_of_a_schedule_are_those_of_the_optimizer() -> None:
+    schedulers = [{"class": "StepLR", "optimizer": 0, "settings": {"base_lrs": [0.1], "gamma": 0.5}}]
+    names = [name for name in flatten(start(schedulers=schedulers)) if name.startswith("scheduler")]
+    assert names == ["scheduler.class", "scheduler.optimizer", "scheduler.gamma"]
 
 
 def test_several_optimizers_keep_their_number() -> None:

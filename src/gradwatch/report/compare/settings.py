@@ -16,15 +16,16 @@ Flat = dict[str, Any]
 
 # What says nothing about an experiment: when and where it ran, what it was called.
 _LEFT_OUT = re.compile(
-    r"type|time|step|epoch|batch_idx|rank|run_id|resumed_from|hardware\.(pid|hostname)|settings\.dirpath|script(\..*)?"
-    r"|clip\.(family|reason|source)|settings\.clip|optimizers\[\d+\]\.defaults\..*|precision\.plugin"
+    r"type|time|step|epoch|batch_idx|rank|run_id|resumed_from|hardware\.(pid|hostname)|settings\.(dirpath|clip)|git"
+    r"|clip\.(family|reason|source)|precision\.plugin|schedulers\[\d+\]\.settings\.base_lrs"
 )
 # What is worth knowing and makes no other experiment: seeds, the machine, what only the monitor does.
 _BESIDE = re.compile(
-    r"seeds\..*|hardware\.(platform|cpu_count|torch_threads)|git\.(branch|dirty)|settings\..*"
+    r"seeds\..*|hardware\.(platform|cpu_count|torch_threads)|git\.(branch|dirty)|script|settings\..*"
     r"|versions\.(gradwatch|tensorboard|pytorch-lightning)"
 )
 _SEEDS = re.compile(r"seeds\..*")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # in the repr of an object, another one in every process
 
 
 def flatten(start: RunStart) -> Flat:
@@ -69,7 +70,7 @@ def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         for index, item in enumerate(value):
             yield from _leaves(f"{name}[{index}]", item)
     else:
-        yield name, value
+        yield name, _ADDRESS.sub("", value) if isinstance(value, str) else value
 
 
 def _optimizer(described: Any) -> Any:
@@ -91,11 +92,11 @@ def _as_configured(group: dict[str, Any]) -> dict[str, Any]:
 
 
 def _short(name: str, start: RunStart) -> str:
-    """Return a name without the index of an only optimizer or scheduler."""
+    """Return a name without the index of an only optimizer or scheduler, and without what every name of it has."""
     for kind in ("optimizer", "scheduler"):
         if len(getattr(start, f"{kind}s", ())) == 1:
             name = re.sub(rf"^{kind}s\[0\]\.", f"{kind}.", name)
-    return name
+    return name.replace(".settings.", ".") if name.startswith("scheduler") else name
 
 
 def _parameters(rows: list[ParameterRow]) -> Flat:
