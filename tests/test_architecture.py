@@ -43,9 +43,13 @@ def test_reading_a_run_loads_nothing_heavy(module: str) -> None:
     assert heavy_modules_after(f"import {module}") == []
 
 
-@pytest.mark.parametrize("name", ["NonFiniteError", "load_events", "load_incident", "__version__"])
+@pytest.mark.parametrize("name", ["NonFiniteError", "load_events", "load_incident", "load_last_steps", "__version__"])
 def test_a_light_name_loads_nothing_heavy(name: str) -> None:
     assert heavy_modules_after(f"from gradwatch import {name}") == []
+
+
+def test_a_table_of_steps_loads_numpy_alone() -> None:
+    assert heavy_modules_after("from gradwatch import load_steps") == ["numpy"]
 
 
 def test_the_check_sees_a_heavy_import() -> None:

@@ -25,6 +25,8 @@ PUBLIC = {
     "check_gradients",
     "load_events",
     "load_incident",
+    "load_last_steps",
+    "load_steps",
 }
 DEFAULTS = {
     "dirpath": None,

@@ -82,7 +82,7 @@ def _show(arguments: argparse.Namespace) -> int:
         from gradwatch.report.terminal.command import show  # noqa: PLC0415 - imports numpy and rich
 
         healthy = show(arguments.path, run_id=arguments.run, as_json=arguments.json)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError, RecursionError) as error:
         return _unreadable("show", error)
     except KeyboardInterrupt:
         return _complain("show: interrupted", INTERRUPTED)

@@ -219,6 +219,17 @@ def test_a_run_that_has_only_begun_or_left_nothing(tmp_path: Path) -> None:
     assert shown(tmp_path).startswith(" KILLED   was killed or lost power at step 0: ")
 
 
+def test_the_commit_that_a_run_was_started_from(tmp_path: Path) -> None:
+    git = {"commit": "0123456789abcdef", "branch": "main", "dirty": True}
+    assert "commit 01234567 with changes\n" in shown(tmp_path, run_start(git=git))
+    assert "commit 01234567\n" in shown(tmp_path, run_start(git={**git, "dirty": None}))
+    assert "  commit" not in shown(tmp_path, run_start(git={"commit": 7}))
+
+
+def test_a_run_that_goes_on_where_another_ended(tmp_path: Path) -> None:
+    assert "resumes 89abcdef\n" in shown(tmp_path, run_start(resumed_from="89abcdef-0123"))
+
+
 def test_thinned_records_keep_their_extremes(tmp_path: Path) -> None:
     out = shown(tmp_path, pooled_record(20), at(30), run_end())
     assert "                         2         1        50         2\n" in out
@@ -523,6 +534,20 @@ def test_a_log_with_odd_values(folder: Path, data: st.DataObject) -> None:
             place = place[key]
         place[key] = data.draw(ODD)
     acceptable(folder, "".join(json.dumps(event) + "\n" for event in events).encode("utf-8", "surrogatepass"))
+
+
+@pytest.mark.parametrize("depth", [50, 200, 300, 400, 450, 900, 100_000])
+def test_values_nested_deeply(depth: int, folder: Path) -> None:
+    line = to_json_line(told(1, evidence={"deep": 0}))
+    acceptable(folder, line.replace('{"deep": 0}', '{"deep": ' + "[" * depth + "]" * depth + "}").encode())
+
+
+def test_memory_that_does_not_suffice_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        raise MemoryError
+
+    monkeypatch.setattr("gradwatch.report.terminal.command.show", refuse)
+    assert show(str(tmp_path)) == (cli.UNUSABLE, "", "gradwatch show: MemoryError\n")
 
 
 @pytest.mark.parametrize("name", ["a list", "zeros", "a longer line than any event", "a directory", "a pipe"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -32,7 +32,7 @@ def judge(folder: Path, *events: Event) -> Verdict:
 
 
 def on_this_machine(**changes: Any) -> RunStart:
-    hardware = {"hostname": socket.gethostname(), "pid": os.getpid(), **changes}
+    hardware = {"hostname": platform.node(), "pid": os.getpid(), **changes}
     return run_start(hardware=hardware, time=2**40)
 
 
@@ -198,6 +198,7 @@ def test_what_is_no_process(pid: Any) -> None:
 
 def test_a_process_of_another_machine_is_not_looked_for() -> None:
     assert not process.is_running(on_this_machine(hostname="elsewhere"))
+    assert not process.is_running(on_this_machine(hostname=""))
     assert not process.is_running(None)
 
 

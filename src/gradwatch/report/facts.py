@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 OPTIMIZERS_SHOWN = 2
 # Shapes are data too: a product of any size must not overflow a float.
 _LARGEST_MODEL = 10**15
+# As many characters of an id or a commit tell it from its neighbours.
+_ID = 8
 
 
 def setting(start: RunStart) -> list[str]:
@@ -44,8 +46,15 @@ def course_of_time(run: Run) -> list[str]:
     if moment(began):
         facts.append(f"started {moment(began)}")
     if run.start is not None and run.start.resumed_from:
-        facts.append(f"resumes {clean(run.start.resumed_from)[:8]}")
-    return facts
+        facts.append(f"resumes {clean(run.start.resumed_from)[:_ID]}")
+    return facts + (_commit(run.start.git) if run.start is not None and run.start.git else [])
+
+
+def _commit(git: dict[str, Any]) -> list[str]:
+    commit = git.get("commit")
+    if not isinstance(commit, str) or not commit:
+        return []
+    return [f"commit {clean(commit)[:_ID]}" + (" with changes" if git.get("dirty") is True else "")]
 
 
 def _model(start: RunStart) -> str:

@@ -32,6 +32,8 @@ def read_log(path: Path, take: Callable[[dict[str, Any]], None], *, steps: bool 
             continue
         try:
             take(_object(line))
+        except RecursionError:
+            raise SchemaError(f"{path}:{number}: nested too deeply") from None
         except SchemaError as error:
             raise SchemaError(f"{path}:{number}: {error}") from None
         except ValueError as error:
@@ -42,10 +44,7 @@ def read_log(path: Path, take: Callable[[dict[str, Any]], None], *, steps: bool 
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    try:
-        data = json.loads(line.decode("utf-8"))
-    except RecursionError:
-        raise SchemaError("nested too deeply") from None
+    data = json.loads(line.decode("utf-8"))
     if not isinstance(data, dict):
         raise SchemaError(f"expected an object, got a JSON {type(data).__name__}")
     return data

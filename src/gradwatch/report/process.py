@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import socket
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ _LATER = 60.0
 def is_running(start: RunStart | None) -> bool:
     """Whether the process of ``start`` runs on this machine; False where that cannot be known."""
     hardware: dict[str, Any] = start.hardware if start is not None else {}
-    pid = hardware.get("pid")
-    if start is None or hardware.get("hostname") != socket.gethostname():
+    host, pid = hardware.get("hostname"), hardware.get("pid")
+    if start is None or not host or host != platform.node():
         return False
     if type(pid) is not int or not 0 < pid <= _LARGEST_PID or not _exists(pid):
         return False
