@@ -219,6 +219,13 @@ def test_a_run_that_has_only_begun_or_left_nothing(tmp_path: Path) -> None:
     assert shown(tmp_path).startswith(" KILLED   was killed or lost power at step 0: ")
 
 
+def test_a_wide_curve_is_logarithmic_and_says_so_but_a_schedule_is_not(tmp_path: Path) -> None:
+    out = shown(tmp_path, *(at(step, grad_norm=10.0**step, lr=10.0**-step) for step in range(1, 5)))
+    assert "  grad norm  ▁▃▆█ " in out
+    assert "  lr         █▁▁▁ " in out
+    assert "in 4 records; logarithmic: grad norm\n" in out
+
+
 def test_the_commit_that_a_run_was_started_from(tmp_path: Path) -> None:
     git = {"commit": "0123456789abcdef", "branch": "main", "dirty": True}
     assert "commit 01234567 with changes\n" in shown(tmp_path, run_start(git=git))

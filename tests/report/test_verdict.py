@@ -198,8 +198,12 @@ def test_what_is_no_process(pid: Any) -> None:
 
 def test_a_process_of_another_machine_is_not_looked_for() -> None:
     assert not process.is_running(on_this_machine(hostname="elsewhere"))
-    assert not process.is_running(on_this_machine(hostname=""))
     assert not process.is_running(None)
+
+
+def test_a_machine_without_a_name_is_not_known_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "node", lambda: "")
+    assert not process.is_running(on_this_machine(hostname=""))
 
 
 def test_a_process_that_began_after_the_run_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
