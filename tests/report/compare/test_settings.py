@@ -58,8 +58,8 @@ def test_what_makes_no_other_experiment(changes: dict[str, Any]) -> None:
         ({"world_size": 8}, "world_size"),
         ({"hardware": {"device": "cpu"}}, "hardware.device"),
         ({"determinism": {"deterministic_algorithms": True}}, "determinism.deterministic_algorithms"),
-        ({"parameters": [row(shape=(4, 4))]}, "parameters.count"),
-        ({"parameters": [row("b.weight")]}, "parameters.table"),
+        ({"parameters": [row(shape=(4, 4))]}, "model.parameters"),
+        ({"parameters": [row("b.weight")]}, "model.table"),
     ],
 )
 def test_what_makes_another_experiment(changes: dict[str, Any], name: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from gradwatch.report.compare import words
 from gradwatch.report.compare.comparison import LEVEL
 from gradwatch.report.compare.conclusions import conclusions
+from gradwatch.report.compare.settings import TABLE
 from gradwatch.report.html.axis import Axis, steps_axis
 from gradwatch.report.html.curves import Mark, Series, chart
 from gradwatch.report.html.markup import Child, Markup, element, join, short
@@ -25,7 +26,7 @@ GENERATOR = "gradwatch compare"
 MOST_LAYER_CHARTS = 12
 MOST_LAYER_ROWS = 200
 MOST_PARAMETERS = 100
-_NAME = 200  # characters of a name or value
+_NAME, _LABEL = 200, 28  # characters of a name or value, and of one beside a chart
 # On a phone a table would rather break names than scroll.
 _WHOLE, _WIDE = "white-space:nowrap", "display:inline-block;min-width:8rem"
 
@@ -81,7 +82,7 @@ def _counts(ends: Sequence[str]) -> str:
 
 
 def _settings(comparison: Comparison) -> Section:
-    rows = [row for row in comparison.settings if row.name != "parameters.table"]
+    rows = [row for row in comparison.settings if row.name != TABLE]
     parts: list[Child] = []
     if rows:
         heads = ["setting", *map(_letter, range(len(comparison.groups)))]
@@ -130,7 +131,7 @@ def _chart(comparison: Comparison, curve: CurveComparison, steps: Axis) -> Marku
     series: list[Series] = []
     for index, band in enumerate(curve.bands()):
         nothing = np.full_like(band.mean, np.nan)
-        label = f"{words.letter(index)} {comparison.groups[index].name}"
+        label = f"{words.letter(index)} {_name(comparison.groups[index].name, _LABEL)}"
         if (band.runs > 1).any():
             series.append(Series(x=curve.steps, y=nothing, low=band.least, high=band.most, colour=index))
         series.append(Series(x=curve.steps, y=band.mean, low=band.low, high=band.high, label=label, colour=index))

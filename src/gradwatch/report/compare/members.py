@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gradwatch.report.compare.curves import Curves, curves_of, joined
 from gradwatch.report.compare.differences import differing
 from gradwatch.report.compare.labels import common_label, labels_of
-from gradwatch.report.compare.settings import Flat, experiment_of, flatten, seed_of
+from gradwatch.report.compare.settings import TABLE, Flat, experiment_of, flatten, seed_of
 from gradwatch.report.run import Run, read_runs
 from gradwatch.report.verdict import verdict_of
 
@@ -140,7 +140,7 @@ def _nothing(like: Curves) -> Curves:
 
 def _names_by_setting(groups: Sequence[list[Member]]) -> list[str]:
     rows = [row for row in differing([[member.flat for member in group] for group in groups]) if row.decides]
-    rows = [row for row in rows if row.name != "parameters.table"][:_MOST_NAMED]
+    rows = [row for row in rows if row.name not in (TABLE, "model.trained")][:_MOST_NAMED]
     names = [row.name.rpartition(".")[2] for row in rows]
     short = [row.name if names.count(name) > 1 else name for row, name in zip(rows, names, strict=True)]
     return [

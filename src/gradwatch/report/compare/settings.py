@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Flat = dict[str, Any]
 
+TABLE = "model.table"  # a mark of the parameter table: for comparing, not for showing
+
 # What says nothing about an experiment: when and where it ran, what it was called.
 _LEFT_OUT = re.compile(
     r"type|time|step|epoch|batch_idx|rank|run_id|resumed_from|hardware\.(pid|hostname)|settings\.(dirpath|clip)|git"
@@ -103,9 +105,9 @@ def _parameters(rows: list[ParameterRow]) -> Flat:
     """Return how many parameters there are, and a mark that two tables share if they are the same."""
     table = [(row.name, row.shape, row.dtype, row.requires_grad, row.optimizer) for row in rows]
     return {
-        "parameters.count": sum(_size(row.shape) for row in rows),
-        "parameters.trained": sum(_size(row.shape) for row in rows if row.requires_grad),
-        "parameters.table": sha256(repr(table).encode("utf-8", "backslashreplace")).hexdigest()[:12],
+        "model.parameters": sum(_size(row.shape) for row in rows),
+        "model.trained": sum(_size(row.shape) for row in rows if row.requires_grad),
+        TABLE: sha256(repr(table).encode("utf-8", "backslashreplace")).hexdigest()[:12],
     }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from gradwatch.report.compare.arrays import quietly
+from gradwatch.report.compare.smoothing import known_median
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,11 +74,10 @@ def domain_of(curves: Sequence[Floats], *, zero_is_a_value: bool = False) -> Dom
     return Domain(logarithmic=True, floor=max(float(positive.min()) * _BELOW_ALL, _LEAST))
 
 
-@quietly
 def _typical(finite: Floats) -> float:
     """Return the size of most values, and nothing so small that dividing the others by it overflows."""
     sizes = np.abs(finite[finite != 0])
-    return max(float(np.median(sizes)), float(sizes.max()) * 1e-300, _LEAST) if len(sizes) else 1.0
+    return max(float(known_median(sizes)), float(sizes.max()) * 1e-300, _LEAST) if len(sizes) else 1.0
 
 
 @quietly

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from gradwatch.report.compare import words
 from gradwatch.report.compare.conclusions import conclusions
+from gradwatch.report.compare.settings import TABLE
 from gradwatch.report.text import clean, shorten, shorten_name
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def _groups(console: Console, groups: Sequence[Group]) -> None:
 
 
 def _settings(console: Console, comparison: Comparison) -> None:
-    rows = [row for row in comparison.settings if row.name != "parameters.table"]
+    rows = [row for row in comparison.settings if row.name != TABLE]
     _title(console, "What differs in the settings")
     if not rows and not any(comparison.parameters):
         console.print("  nothing but the seed" if words.seeds_differ(comparison) else "  nothing, not even the seed")
