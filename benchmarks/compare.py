@@ -20,12 +20,11 @@ from gradwatch.report.compare.comparison import LEVEL, compare
 from gradwatch.report.compare.members import named, read_members
 from gradwatch.report.compare.parting import compare_groups
 from gradwatch.report.compare.words import curve_name, where
-from tests.report.compare.noise import autocorrelated
+from tests.report.compare.noise import pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gradwatch.report.compare.arrays import Floats
     from gradwatch.report.compare.comparison import Comparison
     from gradwatch.report.compare.members import Member
 
@@ -39,24 +38,13 @@ DIFFERENCES = (2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
 # Of the level, one curve of five (loss, norm, rate, ratio, and all layers together) has its share.
 ONE_CURVE = LEVEL / 5
 SPLITS = 500
-PART = 100  # pairs that are made at a time
-
-
-def pairs(
-    sizes: tuple[int, int], records: int, memory: float, count: int, seed: int
-) -> Iterator[tuple[Floats, Floats]]:
-    """Yield pairs of groups of one setting: autocorrelated noise of variance 1."""
-    random = np.random.default_rng(seed)
-    for _ in range(count // PART):
-        noise = autocorrelated(random, PART * sum(sizes), records, memory)
-        for both in noise.reshape(PART, sum(sizes), records):
-            yield both[: sizes[0]], both[sizes[0] :]
 
 
 def false_alarms(sizes: tuple[int, int], records: int, memory: float, count: int) -> float:
     """Return how often two groups of one setting are told apart."""
     found = [
-        bool(compare_groups(one, other, LEVEL).stretches) for one, other in pairs(sizes, records, memory, count, 1)
+        bool(compare_groups(one, other, LEVEL).stretches)
+        for one, other in pairs(sizes, records, memory, count=count, seed=1)
     ]
     return float(np.mean(found))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -214,6 +214,19 @@ def test_a_log_without_a_step_record_is_no_reason_to_fail(tmp_path: Path) -> Non
         rewrite(path, lambda event: None if event["type"] == "step" else event)
     assert compare_paths(paths).curves == ()
     assert conclusions(compare_paths(paths[:1], paths[1:]))
+
+
+def test_a_log_that_was_thinned_is_compared_where_it_has_records(tmp_path: Path) -> None:
+    (whole,), (thinned,) = seeds(tmp_path / "a", [0]), seeds(tmp_path / "b", [0], pooled=True)
+    kept = {*range(0, 300, 40), *range(300, 600)}
+
+    def thin(event: dict[str, Any]) -> dict[str, Any] | None:
+        return None if event["type"] == "step" and event["step"] - 9 not in kept else event
+
+    rewrite(thinned, thin)
+    comparison = compare_paths([whole, thinned])
+    assert len(comparison.aligned[0].steps) == 8 + 30
+    assert conclusions(comparison)[0].headline.startswith("A and B are identical, bit for bit, at all 38 common steps")
 
 
 def test_logs_at_different_steps_are_compared_in_bins(tmp_path: Path) -> None:

@@ -13,37 +13,37 @@ from scipy import stats
 
 from gradwatch.report.compare.parting import Verdict, compare_groups, judge, level_of_each
 from gradwatch.report.compare.windows import Windows
-from tests.report.compare.noise import autocorrelated
+from tests.report.compare.noise import autocorrelated, pairs
 
 LEVEL = 0.05
 # Log steps every 10 steps of a run of 1000; what is planted at step 200 is there from record 20 on.
 STEP, RECORDS, PLANTED = 10, 100, 20
 
 
-def share_told_apart(sizes: tuple[int, int], records: int, memory: float, *, pairs: int, seed: int) -> float:
-    """How often two groups of one setting are told apart."""
-    random = np.random.default_rng(seed)
-    found = 0
-    for _ in range(pairs):
-        one, other = (autocorrelated(random, runs, records, memory) for runs in sizes)
-        found += bool(compare_groups(one, other, LEVEL).stretches)
-    return found / pairs
+def told_apart(sizes: tuple[int, int], records: int, memory: float, *, count: int) -> int:
+    """How many pairs of groups of one setting are told apart."""
+    return sum(
+        compare_groups(*both, LEVEL).stretches != () for both in pairs(sizes, records, memory, count=count, seed=0)
+    )
+
+
+def most_by_chance(count: int) -> float:
+    """What a rate of 5 % exceeds once in a thousand times."""
+    return float(stats.binom.isf(0.001, count, LEVEL))
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.9, 0.99, 1.0])
 @pytest.mark.parametrize("sizes", [(2, 2), (3, 3), (5, 5), (1, 4), (10, 3)])
 def test_groups_of_one_setting_are_seldom_told_apart(sizes: tuple[int, int], memory: float) -> None:
-    pairs = 300
-    share = share_told_apart(sizes, 120, memory, pairs=pairs, seed=0)
-    assert share * pairs <= stats.binom.isf(0.001, pairs, LEVEL)
+    assert told_apart(sizes, 120, memory, count=200) <= most_by_chance(200)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.9, 0.97, 0.99, 1.0])
 @pytest.mark.parametrize("records", [40, 200, 1000])
 @pytest.mark.parametrize("sizes", [(2, 2), (3, 3), (5, 5), (1, 4), (10, 10)])
-def test_groups_of_one_setting_in_thousands_of_pairs(sizes: tuple[int, int], records: int, memory: float) -> None:
-    assert share_told_apart(sizes, records, memory, pairs=2000, seed=1) <= LEVEL
+def test_groups_of_one_setting_in_a_thousand_pairs(sizes: tuple[int, int], records: int, memory: float) -> None:
+    assert told_apart(sizes, records, memory, count=1000) <= LEVEL * 1000
 
 
 def planted(random: np.random.Generator, runs: int, size: float) -> Verdict:
@@ -197,7 +197,7 @@ def test_where_no_layer_differs_the_level_is_that_of_all_together() -> None:
         curves = layers(random, 10, 0)
         level = level_of_each(curves, LEVEL)
         found += any(judge(windows, level).stretches for windows in curves)
-    assert found <= stats.binom.isf(0.001, 100, LEVEL)
+    assert found <= most_by_chance(100)
 
 
 def test_of_the_layers_told_apart_few_are_so_by_mistake() -> None:

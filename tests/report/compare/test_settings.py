@@ -60,6 +60,9 @@ def test_what_makes_no_other_experiment(changes: dict[str, Any]) -> None:
         ({"determinism": {"deterministic_algorithms": True}}, "determinism.deterministic_algorithms"),
         ({"parameters": [row(shape=(4, 4))]}, "model.parameters"),
         ({"parameters": [row("b.weight")]}, "model.table"),
+        ({"parameters": [row(shape=(3, 4))]}, "model.table"),
+        ({"parameters": [row(dtype="bfloat16")]}, "model.table"),
+        ({"parameters": [row(optimizer=1)]}, "model.table"),
     ],
 )
 def test_what_makes_another_experiment(changes: dict[str, Any], name: str) -> None:
