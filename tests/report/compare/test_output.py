@@ -163,7 +163,7 @@ def test_json_is_legal_and_has_the_documented_keys(rates: Comparison) -> None:
     data = json.loads(line, parse_constant=pytest.fail)
     assert set(data) == {
         *("compare_version", "level", "conclusions", "groups", "settings", "parameters", "aligned"),
-        *("curves", "layers", "happenings", "notes"),
+        *("curves", "layers", "strays", "happenings", "notes"),
     }
     loss = data["curves"][0]
     assert (loss["quantity"], loss["layer"], loss["logarithmic"]) == ("loss", None, True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gradwatch.report.compare.comparison import Comparison
     from gradwatch.report.compare.members import Group, Member
     from gradwatch.report.compare.outcomes import CurveComparison
+    from gradwatch.report.compare.strays import Stray
 
 VERSION = 1
 
@@ -41,6 +42,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
         },
         "curves": [{**_curve(curve), **_bands(curve)} for curve in comparison.curves],
         "layers": [_curve(curve) for curve in comparison.layers],
+        "strays": [_stray(stray) for stray in comparison.strays],
         "happenings": [{**asdict(each), "differs": each.differs} for each in comparison.happenings],
         "notes": list(comparison.notes),
     }
@@ -80,6 +82,10 @@ def _outcome(outcome: Any) -> Any:
     stretches = getattr(outcome, "stretches", None)
     found = {**asdict(outcome), "step": outcome.step}  # type: ignore[attr-defined]  # both kinds of outcome have one
     return found if stretches is None else {**found, "stretches": [stretch._asdict() for stretch in stretches]}
+
+
+def _stray(stray: Stray) -> dict[str, Any]:
+    return {**stray._asdict(), "stretches": [stretch._asdict() for stretch in stray.stretches]}
 
 
 def _bands(curve: CurveComparison) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from gradwatch.report.compare.curves import LOSS, NORM, RATE, Curves
 from gradwatch.report.compare.differences import ParameterDifferences, SettingRow, differing, parameters_differ
 from gradwatch.report.compare.happenings import Happening, happenings
 from gradwatch.report.compare.members import Group, Member, named
+from gradwatch.report.compare.strays import Stray, strays
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +31,7 @@ class Comparison:
 
     ``curves`` are those of the whole model, ``layers`` the gradient norms of the layers that more than one group has;
     ``aligned`` says for each optimizer what is compared. ``parameters`` has an entry for each group but the first.
+    ``strays`` are runs of an only group that leave the others.
     """
 
     groups: tuple[Group, ...]
@@ -38,6 +40,7 @@ class Comparison:
     curves: tuple[CurveComparison, ...]
     layers: tuple[CurveComparison, ...]
     aligned: dict[int, Alignment]
+    strays: tuple[Stray, ...]
     happenings: tuple[Happening, ...]
     notes: tuple[str, ...]
 
@@ -64,6 +67,7 @@ def compare(groups: Sequence[Group]) -> Comparison:
         curves=tuple(curves),
         layers=tuple(layers),
         aligned=aligned,
+        strays=tuple(strays([member.label for member in kept[0].members], curves, LEVEL) if len(kept) == 1 else ()),
         happenings=tuple(happenings(groups)),
         notes=tuple(notes),
     )

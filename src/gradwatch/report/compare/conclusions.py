@@ -40,9 +40,21 @@ def _one_experiment(comparison: Comparison) -> Conclusion:
     group = comparison.groups[0]
     loss = _curve(comparison, LOSS)
     end = f"Loss at the end: {words.curve_ending(loss, 0)}. " if loss else ""
+    if comparison.strays:
+        return Conclusion(_strays(comparison), end.strip())
     return Conclusion(
         f"{len(group.members)} runs of one experiment: there is no other group to compare them with.",
         f"{end}Name the runs of a second group, or set them apart by --against.",
+    )
+
+
+def _strays(comparison: Comparison) -> str:
+    first, *others = comparison.strays
+    labels = dict.fromkeys(stray.label for stray in others if stray.label != first.label)
+    also = f"; so do later {', '.join(labels)}" if labels else ""
+    return (
+        f"Of {len(comparison.groups[0].members)} runs of one experiment {first.label} leaves the others:"
+        f" its {first.quantity} is {_from_step(first.stretches[0])}, beyond their spread{also}."
     )
 
 
