@@ -31,7 +31,7 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constr
 THREADS ?= 1
 PYTEST := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
-.PHONY: help demo test test-all faults score score-rules rule-pictures benchmark gradient-checks lint format clean
+.PHONY: help demo test test-all faults score score-rules score-kill rule-pictures benchmark gradient-checks lint format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -55,6 +55,9 @@ score: $(INSTALLED) ## every bug of the zoo, in every way of training: what grad
 
 score-rules: $(INSTALLED) ## every health rule on planted faults and on healthy trainings (writes docs/rule_figures.md)
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m tests.rules.score $(SCORE_ARGS)
+
+score-kill: $(INSTALLED) ## 200 trainings killed with SIGKILL, and what they leave (writes docs/postmortem_figures.md)
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m tests.postmortem.kill --write $(SCORE_ARGS)
 
 rule-pictures: $(INSTALLED) ## a picture and an example of every health rule (writes docs/rules and docs/images/rules)
 	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/rule_pictures.py $(BENCHMARK_ARGS)

@@ -8,7 +8,7 @@ import torch
 
 from gradwatch import load_events, load_incident
 from gradwatch.engine.context import RunContext
-from gradwatch.engine.reporter import MAX_INCIDENTS, Reporter
+from gradwatch.engine.reporter import ALL_LOGGED, MAX_INCIDENTS, Reporter
 from gradwatch.replica import randomness
 from gradwatch.replica.bundle import Bundle, load
 from tests.sinks.samples import finding, incident, run_end, run_start, step_record
@@ -90,6 +90,17 @@ def test_incidents_beyond_a_limit_are_in_the_log_only(tmp_path: Path) -> None:
     assert len(list((tmp_path / "incidents").iterdir())) == MAX_INCIDENTS
     assert len(load_events(tmp_path)) == MAX_INCIDENTS + 3
     assert "incidents" not in messages[-1]
+
+
+def test_very_many_incidents_leave_some_of_them_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = reporter(tmp_path)
+    monkeypatch.setattr(Reporter, "_write_incident", lambda *_: None)
+    for step in range(10 * ALL_LOGGED):
+        out.incident(incident(step=step))
+    steps = [event.step for event in load_events(tmp_path)]
+    assert steps[:ALL_LOGGED] == list(range(ALL_LOGGED))
+    assert 2.5 * ALL_LOGGED < len(steps) < 3.5 * ALL_LOGGED
+    assert steps[-1] >= 10 * ALL_LOGGED - 12
 
 
 def test_a_finding_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

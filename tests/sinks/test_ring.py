@@ -117,6 +117,15 @@ def test_slow_writes_are_noticed_once_the_first_rows_are_known(tmp_path: Path, m
         made.write(0, row(TIMED_ROWS))
 
 
+def test_a_few_rows_that_wait_for_their_turn_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = begun(tmp_path)
+    lasting = [1.0 if number % 5 == 0 else 1e-5 for number in range(TIMED_ROWS)]
+    times = iter([moment for start, seconds in enumerate(lasting) for moment in (10.0 * start, 10.0 * start + seconds)])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(times))
+    for step in range(TIMED_ROWS):
+        made.write(0, row(step))
+
+
 def test_quick_writes_are_timed_for_a_while_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = begun(tmp_path)
     clock = iter(range(2 * TIMED_ROWS))

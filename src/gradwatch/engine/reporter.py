@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("gradwatch")
 
 MAX_INCIDENTS = 100
+# Beyond so many, a run that survives them all has one in the log for every thousandth part more: a few thousand lines
+# for a million. ``run_end`` counts them all, and so do the counters of every record.
+ALL_LOGGED = 1000
 
 
 class Reporter:
@@ -52,7 +55,7 @@ class Reporter:
         self._sinks: list[Any] = [] if self._event_log is None else [self._event_log]
         if context.loggers:
             self._sinks.append(LoggerSink(context.loggers, layer_scalars=layer_scalars))
-        self._incidents = 0
+        self._incidents = self._next_logged = 0
         self._bytes_left = max_incident_bytes
         self._failed: set[str] = set()
         self._told: dict[tuple[str, str | None], str] = {}
@@ -91,8 +94,9 @@ class Reporter:
     def incident(self, incident: Incident, make_bundle: Callable[[], Bundle] | None = None) -> str:
         """Write an incident to its own folder and to the event log; return the message for the user.
 
-        After ``MAX_INCIDENTS`` folders only the event log is written, and all bundles together take no more than
-        ``max_incident_bytes``: a run that survives every incident must not fill the disk.
+        After ``MAX_INCIDENTS`` folders only the event log is written, after ``ALL_LOGGED`` incidents not each of them,
+        and all bundles together take no more than ``max_incident_bytes``: a run that survives every incident must not
+        fill the disk.
 
         Args:
             incident: what happened.
@@ -100,9 +104,11 @@ class Reporter:
         """
         self._incidents += 1
         path = self._write_incident(incident) if self._incidents <= MAX_INCIDENTS else None
-        self.write(incident)
-        if self._flight is not None:
-            self._write_all(self._flight.at_incident(incident))
+        if self._incidents >= self._next_logged:
+            self._next_logged = self._incidents + 1 + self._incidents // ALL_LOGGED
+            self.write(incident)
+            if self._flight is not None:
+                self._write_all(self._flight.at_incident(incident))
         replayable = path is not None and make_bundle is not None and self._write_bundle(path, make_bundle)
         return console.format_incident(incident, path, replayable=replayable)
 

@@ -11,6 +11,7 @@ import errno
 import os
 import time
 import zlib
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
     from gradwatch.serialization.ring_layout import Header
 
-# Rows that are timed, and the mean time at which writing them is given up: a network file system, as a rule.
+# Rows that are timed, and the median time at which writing them is given up: a network file system, as a rule. No mean:
+# on a busy machine a single row may wait for milliseconds, for its turn.
 TIMED_ROWS = 100
 SLOW_SECONDS = 200e-6
 
@@ -60,8 +62,7 @@ class Ring:
         self._size = len(beginning) + layout.SLOTS * header.row_bytes
         self._parts = _parts(header, len(beginning))
         self._written = [0] * len(self._parts)
-        self._untimed = TIMED_ROWS
-        self._seconds = 0.0
+        self._seconds: list[float] = []
         successor = temporary.temporary_of(path)
         self._descriptor = temporary.create(successor, append=False)
         try:
@@ -103,7 +104,7 @@ class Ring:
         part.norms[:] = row.norms
         layout.CHECKSUM.pack_into(part.buffer, len(part.body), zlib.crc32(part.body))
         place = part.offset + (sequence % layout.SLOTS) * len(part.buffer)
-        if self._untimed:
+        if len(self._seconds) < TIMED_ROWS:
             self._write_timed(part.buffer, place)
         else:
             self._write_at(part.buffer, place)
@@ -132,11 +133,9 @@ class Ring:
     def _write_timed(self, data: bytes | bytearray, place: int) -> None:
         start = time.perf_counter()
         self._write_at(data, place)
-        self._seconds += time.perf_counter() - start
-        self._untimed -= 1
-        mean = self._seconds / TIMED_ROWS
-        if not self._untimed and mean > SLOW_SECONDS:
-            raise TooSlowError(f"writing a step takes {mean * 1e6:.0f} µs here")
+        self._seconds.append(time.perf_counter() - start)
+        if len(self._seconds) == TIMED_ROWS and (typical := median(self._seconds)) > SLOW_SECONDS:
+            raise TooSlowError(f"writing a step takes {typical * 1e6:.0f} µs here")
 
     def _write_at(self, data: bytes | bytearray, place: int) -> None:
         if os.pwrite(self._descriptor, data, place) < len(data):
