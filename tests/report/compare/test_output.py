@@ -100,7 +100,9 @@ def test_the_same_seed_is_told(tmp_path: Path) -> None:
 
 def test_hostile_names_do_not_act_on_a_terminal(hostile: Comparison) -> None:
     text = printed(hostile, width=400)
-    assert "[bold]x[/bold]" in text  # no markup of rich's
+    rows = [line for line in text.splitlines() if line.startswith((" strategy", " finding", " incident"))]
+    assert len(rows) == 3
+    assert all("[bold]x[/bold]" in row for row in rows)  # no markup of rich's
     assert "\x1b" not in text
     assert "\\x1b[31mred\\n\\udc80" in text
 
