@@ -101,7 +101,7 @@ def test_every_section_of_a_death(tmp_path: Path) -> None:
         "  clipped to norm 1 (transformer: 12 MultiheadAttention modules)\n"
         "\n"
         "timeline\n"
-        "  12 - end        warning   exploding-gradient in block.0 and 1 more\n"
+        "  12 - end        warning   exploding-gradient in block.0 +1\n"
         "                  The gradient of block.0 grows.\n"
         "  16 - end        info      loss-plateau\n"
         "  30              incident  an infinity in a gradient, raised in encoder.norm\n"
@@ -117,9 +117,9 @@ def test_every_section_of_a_death(tmp_path: Path) -> None:
         "  steps 1 to 25 in 12 records\n"
         "\n"
         "layers\n"
-        "  gradient norm                   usual      peak   at step   growth  non-finite\n"
-        "  block.1                           1.1       1.1         5       1x          12\n"
-        "  block.0                           0.1         5        20      50x            \n"
+        "  gradient norm                  usual      peak   at step    growth  non-finite\n"
+        "  block.1                          1.1       1.1         5        1x          12\n"
+        "  block.0                          0.1         5        20       50x            \n"
         "\n"
         "last steps\n"
         "  step 30 (epoch 0) · loss NaN · grad norm inf · clip coefficient 1 · lr 0.001\n"
@@ -180,8 +180,21 @@ def test_findings_of_many_layers_are_one_line_and_the_rest_is_counted(tmp_path: 
     findings = [told(step, layer=f"block.{step}") for step in range(50)]
     findings += [told(60 + place, code=f"rule-{place}", layer=None, severity="info") for place in range(20)]
     out = shown(tmp_path, *findings)
-    assert "  0 - end         warning   exploding-gradient in block.0 and 49 more\n" in out
+    assert "  0 - end         warning   exploding-gradient in block.0 +49\n" in out
     assert "  and 12 more\n" in out
+
+
+def test_the_timeline_explains_as_much_as_there_is_room_for(tmp_path: Path) -> None:
+    few = [told(place, code=f"rule-{place}", message=f"Message {place}.") for place in range(3)]
+    assert shown(tmp_path, *few).count("Message") == 3
+    many = [told(place, code=f"rule-{place}", message=f"Message {place}. {'word ' * 60}") for place in range(7)]
+    fatal = incident(step=9, action="raised")
+    out = shown(tmp_path, run_start(), *(at(step) for step in range(9)), *many, last_steps(7), fatal)
+    assert len(out.splitlines()) <= 40
+    assert "The slope of sqrt at zero is infinite" in out
+    assert "Message 6" not in out
+    severe = [replace(one, severity="error") if one.code == "rule-6" else one for one in many]
+    assert "Message 6" in shown(tmp_path, *severe)
 
 
 def test_information_is_left_out_first(tmp_path: Path) -> None:
@@ -245,7 +258,7 @@ def test_thinned_records_keep_their_extremes(tmp_path: Path) -> None:
 
 def test_a_dead_layer(tmp_path: Path) -> None:
     out = shown(tmp_path, *(with_layer(at(step), "block.1", grad_norm=0.0) for step in range(3)))
-    assert "  block.1                             0         0         0                 dead\n" in out
+    assert "  block.1                            0         0         0                  dead\n" in out
 
 
 def test_a_model_of_absurd_size(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ GROWTH = 3.0
 _LABEL, _NUMBER = 11, 10
 _COURSE = ("first", "min", "max", "last")
 _LONG = 10_000_000
-_LAYER, _WIDTHS = ("usual", "peak", "at step", "growth", "non-finite"), (10, 10, 10, 9, 12)
+_LAYER, _WIDTHS = ("usual", "peak", "at step", "growth", "non-finite"), (10, 10, 10, 10, 12)
 
 
 def curves(steps: Steps, layout: Layout) -> list[Text]:

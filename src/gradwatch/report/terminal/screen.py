@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from gradwatch.report import facts
+from gradwatch.report.episodes import rank_of
 from gradwatch.report.terminal import numbers
 from gradwatch.report.terminal.layout import INDENT, line, section
 from gradwatch.report.text import clean, count, shorten_name
 from gradwatch.report.timeline import timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from gradwatch.report.run import Run
     from gradwatch.report.terminal.layout import Layout
@@ -33,26 +34,39 @@ BADGES: dict[State, tuple[str, str]] = {
 }
 COLOURS = {"info": "cyan", "warning": "yellow", "error": "red", "incident": "bold red"}
 
-ENTRIES, MESSAGES, MESSAGE_LINES = 9, 4, 2
-ADVICE, ADVICE_LINES, NOTES, OTHERS = 3, 2, 3, 5
+# What a screen holds beside the prompt.
+LINES = 40
+# How many entries are explained and how much advice is given: the first that fits.
+DETAIL = ((4, 3), (3, 3), (2, 3), (2, 2), (1, 2), (1, 1))
+ENTRIES, MESSAGE_LINES, ADVICE_LINES, NOTES, OTHERS = 9, 2, 2, 3, 5
 ID_WIDTH = 8
 
 _SPAN, _SEVERITY = 16, 10
 
 
 def screen(run: Run, verdict: Verdict, others: Sequence[Run], layout: Layout) -> list[Text]:
-    """Return all lines for a run, a blank one between sections; ``others`` are the other runs of its folder."""
-    sections = [
-        _head(verdict, layout),
-        _facts(run, others, layout),
-        section("timeline", _timeline(run, layout)),
+    """Return all lines for a run, a blank one between sections; ``others`` are the other runs of its folder.
+
+    As many entries of the timeline are explained, and as much advice given, as there is room for; one of each at least.
+    """
+    above = [_head(verdict, layout), _facts(run, others, layout)]
+    middle = [
         *(_curves(run, optimizer, layout) for optimizer in range(min(len(run.steps), numbers.OPTIMIZERS))),
         section("layers", numbers.layers(run.steps, layout)),
         section("last steps", numbers.last_steps(run, layout)),
-        section("advice", _advice(verdict, layout)),
-        section("files", _files(run)),
-        section("notes", _notes(run, layout)),
     ]
+    files, notes = section("files", _files(run)), section("notes", _notes(run, layout))
+    lines: list[Text] = []
+    for explained, advised in DETAIL:
+        happened = section("timeline", _timeline(run, layout, explained))
+        advice = section("advice", _advice(verdict, layout, advised))
+        lines = _joined([*above, happened, *middle, advice, files])
+        if len(lines) <= LINES:
+            break
+    return _joined([lines, notes])  # on top of the screen's length, as they are not usual
+
+
+def _joined(sections: Iterable[list[Text]]) -> list[Text]:
     lines: list[Text] = []
     for one in filter(None, sections):
         lines += [Text(""), *one] if lines else one
@@ -86,19 +100,24 @@ def _curves(run: Run, optimizer: int, layout: Layout) -> list[Text]:
     return section(title, numbers.curves(steps, layout))
 
 
-def _timeline(run: Run, layout: Layout) -> list[Text]:
+def _timeline(run: Run, layout: Layout, explained: int) -> list[Text]:
     entries = timeline(run)
     # Information is the first to be left out; what is left stays in its order.
     kept = sorted(range(len(entries)), key=lambda place: entries[place].severity == "info")[:ENTRIES]
     shown = [entries[place] for place in sorted(kept)]
-    told = [entry for entry in shown if entry.severity != "info" and entry.message.strip()][-MESSAGES:]
+    told = sorted((entry for entry in shown if entry.message.strip()), key=_importance)[:explained]
     lines: list[Text] = []
     for entry in shown:
         lines.append(_entry(entry, layout))
-        if any(entry is one for one in told):
+        if entry.severity != "info" and any(entry is one for one in told):
             lines += layout.block(entry.message, lines=MESSAGE_LINES, style="dim", hang=_SPAN)
     more = len(entries) - len(shown)
     return lines + ([line(f"and {more} more", "dim")] if more else [])
+
+
+def _importance(entry: Entry) -> tuple[bool, int]:
+    """Return what sorts entries: incidents, then the worst findings; the causes of others are among the first."""
+    return entry.severity != "incident", -rank_of(entry.severity)
 
 
 def _entry(entry: Entry, layout: Layout) -> Text:
@@ -109,16 +128,16 @@ def _entry(entry: Entry, layout: Layout) -> Text:
     shown = line(f"{span:<{_SPAN - 1}} ")
     shown.append(f"{clean(entry.severity):<{_SEVERITY - 1}} ", COLOURS.get(entry.severity, "red")).append(what)
     if entry.layers:
-        more = f" and {len(entry.layers) - 1:,} more" if len(entry.layers) > 1 else ""
+        more = f" +{len(entry.layers) - 1:,}" if len(entry.layers) > 1 else ""
         room = max(12, layout.width - shown.cell_len - len(" in ") - len(more))
         shown.append(f" in {shorten_name(clean(entry.layers[0]), room)}{more}", "dim")
     return shown
 
 
-def _advice(verdict: Verdict, layout: Layout) -> list[Text]:
+def _advice(verdict: Verdict, layout: Layout, advised: int) -> list[Text]:
     lines: list[Text] = []
-    for place, advice in enumerate(verdict.advice[:ADVICE], 1):
-        mark = f"{place}. " if len(verdict.advice) > 1 else ""
+    for place, advice in enumerate(verdict.advice[:advised], 1):
+        mark = f"{place}. " if min(advised, len(verdict.advice)) > 1 else ""
         lines += layout.block(advice, lines=ADVICE_LINES, first=line(mark))
     return lines
 
