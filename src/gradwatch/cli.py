@@ -164,24 +164,24 @@ def _replay(arguments: argparse.Namespace) -> int:
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     text = "write a run as one HTML page that explains it, to open anywhere, offline"
     report = commands.add_parser("report", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    report.add_argument("directory", type=Path, metavar="DIR", help="folder of the run, one above it, or an event log")
+    report.add_argument("path", type=Path, metavar="DIR", help="folder of a run, one of its logs, or a folder above")
     report.add_argument("-o", "--output", type=Path, metavar="FILE", help="what to write (default: DIR/report.html)")
-    report.add_argument("--run", metavar="RUN_ID", help="which run, by the beginning of its id (default: the last one)")
+    report.add_argument("--run", metavar="ID", help="the run whose id begins so (default: the last one)")
     report.add_argument("--force", action="store_true", help="overwrite a file that is no report")
     report.set_defaults(command=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
     try:
-        from gradwatch.report.html.command import summary, write_report  # noqa: PLC0415 - lazy, see above
+        from gradwatch.report.html.command import summary, write_report  # noqa: PLC0415 - imports numpy and rich
 
         file, length, others = write_report(
-            arguments.directory, arguments.output, run_id=arguments.run, force=arguments.force
+            arguments.path, arguments.output, run_id=arguments.run, force=arguments.force
         )
+    except (OSError, ValueError, MemoryError, RecursionError) as error:
+        return _complain(f"report: {_first_line(error)}", UNUSABLE)
     except KeyboardInterrupt:
         return _complain("report: interrupted", INTERRUPTED)
-    except (OSError, ValueError, MemoryError) as error:
-        return _complain(f"report: {_first_line(error)}", UNUSABLE)
     if others is not None:
         sys.stderr.write(f"{others}\n")
     sys.stdout.write(f"{summary(file, length)}\n")

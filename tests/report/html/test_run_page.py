@@ -129,17 +129,19 @@ def test_layers_that_stand_out_are_named(page: str) -> None:
     assert rises == [("blocks.1.attention.qkv", "609")]
 
 
-def test_checks_clipping_and_last_steps(page: str) -> None:
+def test_checks_clipping_and_last_steps(page: str, run: Run) -> None:
     checks = section(page, "checks")
     assert checks.count("<tr>") == 2 + 1 + 1 + 1  # heads and checks, head and parameter
     assert '<span class="error">mismatch</span>' in checks
     clipping = section(page, "clipping")
-    assert re.search(r"[\d,]+ of 1,000 steps \(\d+", clipping)
+    clipped = int(run.steps[0].window_clipped.sum())
+    assert 0 < clipped < 1000
+    assert f"{clipped} of 1,000 steps ({clipped / 10:.3g} %)" in clipping
     assert "karpathy/nanoGPT@3adf61e" in clipping
     assert re.search(r"a limit of [\d.]+: one step in ten", clipping)
     last = section(page, "last")
     assert last.count("<tr>") == 65
-    assert "written at: end" in last
+    assert "written at the end" in last
 
 
 def test_the_environment(page: str) -> None:
@@ -147,6 +149,14 @@ def test_the_environment(page: str) -> None:
     for title in ("Versions", "Hardware", "Precision", "Optimizers", "Seeds", "Determinism", "Parameters (40)"):
         assert f"<summary>{title}</summary>" in environment
     assert "embedding.weight" in environment
+
+
+def test_where_the_run_came_from(tmp_path: Path) -> None:
+    git = {"commit": "0f62d53", "branch": "main", "dirty": True}
+    write_log(tmp_path, run_start(git=git, script="train.py", schedulers=[{"class": "StepLR", "gamma": 0.5}]))
+    environment = section(run_page(read_runs(tmp_path)[0]), "environment")
+    for text in ("train.py", "0f62d53 on main, with changes that are not in it", "StepLR", "gamma"):
+        assert text in environment
 
 
 def test_what_only_a_script_can_do_is_hidden_until_it_runs(page: str) -> None:

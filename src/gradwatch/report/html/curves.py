@@ -213,12 +213,14 @@ def _grid(values: Axis, steps: Axis) -> list[Markup]:
 
 
 def _mark_lines(marks: Sequence[Mark], steps: Axis) -> list[Markup]:
-    lines = []
-    for mark in marks:
+    """Return a line for each place where something happened, as severe as the worst there."""
+    places: dict[str, str] = {}
+    for mark in sorted(marks, key=lambda mark: SEVERITIES.index(_severity(mark))):
         if steps.low <= mark.step <= steps.high:
-            x = f"{WIDTH * _place(steps, mark.step):.1f}"
-            lines.append(element("line", x1=x, x2=x, y1=0, y2=f"{HEIGHT:.0f}", class_=f"at {_severity(mark)}"))
-    return lines
+            places[f"{WIDTH * _place(steps, mark.step):.0f}"] = _severity(mark)
+    return [
+        element("line", x1=x, x2=x, y1=0, y2=f"{HEIGHT:.0f}", class_=f"at {severity}") for x, severity in places.items()
+    ]
 
 
 def _limit(limit: Limit, values: Axis) -> Markup | None:

@@ -30,7 +30,7 @@ def packed(values: np.ndarray, nonfinite: np.ndarray) -> dict[str, Any]:
     by_layer = np.ascontiguousarray(found.T)
     differences = np.diff(by_layer, axis=1, prepend=np.uint16(0))  # modulo 2**16, as the script adds them up
     content = (differences & 0xFF).astype(np.uint8).tobytes() + (differences >> 8).astype(np.uint8).tobytes()
-    # Differences are noise with many equal neighbours: to look for longer repetitions takes ten times as long.
+    # Differences are noise and runs of equals: looking for other repetitions takes ten times as long for nothing.
     packer = zlib.compressobj(6, strategy=zlib.Z_RLE)
     packed_content = packer.compress(content) + packer.flush()
     return {"step": step, "low": low, "data": base64.b64encode(packed_content).decode("ascii")}

@@ -9,18 +9,21 @@ from datetime import UTC, datetime
 _EXPONENT = re.compile(r"e([+-])0*(\d)")
 _UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"))
 UNKNOWN = "\N{EN DASH}"
+PLAIN = 1e6  # numbers below it are written without an exponent
 
 
 def number(value: float | None, digits: int = 4) -> str:
     """Return ``value`` with ``digits`` significant digits.
 
-    >>> number(0.00001234567), number(1234.5678), number(float("inf"))
-    ('1.235e-5', '1235', '∞')
+    >>> number(0.00001234567), number(1234.5678), number(1234.5678, 2), number(float("inf"))
+    ('1.235e-5', '1235', '1200', '∞')
     """
     if value is None:
         return UNKNOWN
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else ("∞" if value > 0 else "-∞")
+    if 10.0**digits <= abs(value) < PLAIN:
+        return f"{float(f'{value:.{digits}g}'):.0f}"
     return _EXPONENT.sub(lambda found: f"e{'-' if found[1] == '-' else ''}{found[2]}", f"{value:.{digits}g}")
 
 

@@ -47,7 +47,7 @@ def _optimizer(view: View, steps: Steps) -> Markup:
         ("clipped", f"{count(clipped)} of {count(taken, 'step')} ({share(clipped / taken)})" if taken else UNKNOWN),
         (
             "median coefficient",
-            f"{number(float(np.median(touched)))}" if touched.size else "never clipped",
+            f"{number(float(np.median(touched)))}" if touched.size else "no record is of a clipped step",
         ),
         ("norms suggest", _suggestion(steps)),
     ]

@@ -26,7 +26,6 @@ _TITLES = {
     "schedulers": "Learning rate schedulers",
     "seeds": "Seeds",
     "determinism": "Determinism",
-    "git": "Code",
     "settings": "Settings of gradwatch",
 }
 _ELSEWHERE = {
@@ -62,6 +61,8 @@ def _run(view: View) -> Markup:
         [
             ("run", run.run_id),
             ("folder", str(run.folder)),
+            ("program", start.script if start else None),
+            ("commit", _commit(start.git) if start and start.git else None),
             ("resumed from", start.resumed_from if start else None),
             ("started", moment(start.time) if start else None),
             ("ended", moment(end.time) if end else "it did not write its end"),
@@ -71,6 +72,14 @@ def _run(view: View) -> Markup:
             ("logs of ranks", ", ".join(map(str, run.ranks)) if len(run.ranks) > 1 else None),
         ]
     )
+
+
+def _commit(git: dict[str, Any]) -> str:
+    """Return commit and branch, and whether tracked files had been changed."""
+    branch = f" on {git['branch']}" if git.get("branch") else ""
+    dirty = git.get("dirty")
+    changed = "" if dirty is False else ", with changes that are not in it" if dirty is True else ", changes not known"
+    return f"{git.get('commit') or 'unknown'}{branch}{changed}"
 
 
 def _settings(start: RunStart) -> list[Markup]:

@@ -48,12 +48,7 @@ def _finding(view: View, group: Group) -> Markup:
     where = layers[0] if len(layers) == 1 else count(len(layers), "layer") if layers else "the whole model"
     summary = [
         element("span", severity, class_=f"badge {severity}"),
-        element(
-            "span",
-            element("b", short(worst.code, 80)),
-            element("small", short(f"{where}: {worst.message}", 160)),
-            class_="what",
-        ),
+        _what(worst.code, f"{where}: {worst.message}"),
         _bars(view.steps, group.episodes, severity),
     ]
     several = len(group.episodes) > 1
@@ -143,6 +138,7 @@ def _incident_body(told: Told) -> list[Child]:
                 ("transition", origin.transition),
                 ("ranks", ", ".join(map(str, origin.ranks)) if incident.world_size > 1 else None),
                 ("cause", origin.cause),
+                ("rank", incident.rank if incident.world_size > 1 else None),
                 ("batch", None if incident.batch_idx is None else f"{incident.batch_idx} of epoch {incident.epoch}"),
                 ("when", moment(incident.time)),
                 ("reproduced", "yes" if incident.reproduced else "no"),

@@ -167,7 +167,7 @@ def _labels(names: tuple[str, ...], each: int, rows: int, height: float) -> list
     return [
         element(
             "span",
-            short(names[row * each], 26),
+            short(names[row * each], 30),
             style=f"top:{100.0 * (row + 0.5) / rows:.3f}%",
             title=short(names[row * each], 500),
         )

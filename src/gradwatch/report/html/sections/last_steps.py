@@ -17,6 +17,12 @@ from gradwatch.report.html.sections.view import View, optimizer_name
 if TYPE_CHECKING:
     from gradwatch.records import LastSteps
 
+_REASONS = {
+    "end": "written at the end",
+    "incident": "written at an incident",
+    "killed": "left by a process that was killed",
+}
+
 
 def last_steps_section(view: View) -> Section | None:
     """Return the section of the last steps of each optimizer, or None where they were not recorded."""
@@ -38,7 +44,7 @@ def _event(view: View, event: LastSteps) -> Markup:
     heading = f"{rank}{optimizer_name(view, event.optimizer)}" if view.several_optimizers or rank else None
     axis = steps_axis(int(steps.min()), int(steps.max()))
     marks = [mark for mark in view.marks if axis.low <= mark.step <= axis.high]
-    note = f"written at: {event.reason}"
+    note = _REASONS.get(event.reason, f"written at: {event.reason}")
     charts = [
         chart("Loss", [Series(x=steps, y=_floats(event.loss))], steps=axis, marks=marks, note=note),
         chart("Gradient norm", [Series(x=steps, y=_floats(event.grad_norm))], steps=axis, marks=marks),

@@ -28,12 +28,12 @@ def layers_section(view: View, cells: Sequence[Cells]) -> Section | None:
         return None
     heads = [
         "layer",
-        "gradient norm: median",
+        "gradient norm, median",
         "largest",
         "at step",
-        "weight norm: first",
+        "weight norm, first",
         "last",
-        "update ratio: median",
+        "update ratio, median",
     ]
     heads += ["columns not finite"]
     rows = [row for one in cells for row in _rows(view, one)]

@@ -122,9 +122,8 @@ def _model(start: RunStart) -> tuple[str, str]:
     trained = sum(size for size, row in zip(sizes, start.parameters, strict=True) if row.requires_grad)
     layers = len({row.layer for row in start.parameters})
     frozen = sum(sizes) - trained
-    return f"{count(sum(sizes))} parameters", f"{count(layers, 'layer')}" + (
-        f", {count(frozen)} frozen" if frozen else ""
-    )
+    more = f", {count(frozen)} frozen" if frozen else ""
+    return count(sum(sizes)), f"parameters in {count(layers, 'layer')}{more}"
 
 
 def _optimizer(start: RunStart) -> tuple[str, str]:
