@@ -14,6 +14,7 @@ from gradwatch.serialization import SchemaError, from_dict
 # 40 times the table of a run of 2,000 layers whose log is as long as logs get; 256 MiB for each quantity.
 MAX_CELLS = 2**25
 QUANTITIES = ("grad_norm", "weight_norm", "update_ratio")
+_ENDS = ("low", "high")
 
 _NONFINITE = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 _FLOAT, _COUNT = {float, int, NoneType}, {int}
@@ -24,15 +25,20 @@ class _Odd(Exception):  # noqa: N818 - not an error yet: the codec says whether 
 
 
 class _Record(NamedTuple):
-    """Arrays of one record, shape [its layers]; ``ranges`` has low and high of the quantities that have one.
+    """Arrays of one record: ``values`` [quantities, layers], ``ranges`` [layers, 2] of the quantities that have one.
 
     Those of the gradient norm are over all steps since the record before, those of a pooled record over its bucket.
     """
 
     names: tuple[str, ...]
-    values: dict[str, np.ndarray]
+    values: np.ndarray
     nonfinite: np.ndarray
     ranges: dict[str, np.ndarray]
+
+    def range_of(self, quantity: str) -> np.ndarray:
+        """Return least and largest value of each layer, shape [layers, 2]; NaN where nothing but its value is known."""
+        found = self.ranges.get(quantity)
+        return np.full((len(self.names), 2), np.nan) if found is None else found
 
 
 class LayerTable:
@@ -69,33 +75,32 @@ class LayerTable:
                 f" ({MAX_CELLS:,} values)"
             )
         place = {name: column for column, name in enumerate(names)}
-        columns = {
-            names: np.array([place[name] for name in names], dtype=np.intp)
-            for names in dict.fromkeys(record.names for record in self._records)
-        }
-        places = [columns[record.names] for record in self._records]
         shape = (len(self._records), len(names))
         nonfinite = np.zeros(shape, dtype=np.int64)
-        for row, (record, at) in enumerate(zip(self._records, places, strict=True)):
-            nonfinite[row, at] = record.nonfinite
-        tables: dict[str, np.ndarray] = {}
+        tables = {quantity: np.full(shape, np.nan) for quantity in QUANTITIES}
         for quantity in QUANTITIES:
-            tables |= self._tables(quantity, shape, places)
+            ranged = any(quantity in record.ranges for record in self._records)
+            # One and the same array where no record has a range.
+            tables |= {f"{quantity}_{end}": tables[quantity].copy() if ranged else tables[quantity] for end in _ENDS}
+        for rows in self._alike():
+            records = [self._records[row] for row in rows]
+            at = np.ix_(rows, [place[name] for name in records[0].names])
+            nonfinite[at] = np.stack([record.nonfinite for record in records])
+            for number, quantity in enumerate(QUANTITIES):
+                value, low, high = (tables[name] for name in (quantity, *(f"{quantity}_{end}" for end in _ENDS)))
+                value[at] = np.stack([record.values[number] for record in records])
+                if low is not value:
+                    ranges = np.stack([record.range_of(quantity) for record in records])
+                    low[at] = np.fmin(value[at], ranges[..., 0])
+                    high[at] = np.fmax(value[at], ranges[..., 1])
         return Layers(names=names, nonfinite=nonfinite, **tables)
 
-    def _tables(self, quantity: str, shape: tuple[int, int], places: list[np.ndarray]) -> dict[str, np.ndarray]:
-        """Return value, low and high: one and the same array where no record has a range."""
-        value = np.full(shape, np.nan)
-        for row, (record, at) in enumerate(zip(self._records, places, strict=True)):
-            value[row, at] = record.values[quantity]
-        low = high = value
-        if any(quantity in record.ranges for record in self._records):
-            low, high = value.copy(), value.copy()
-            for row, (record, at) in enumerate(zip(self._records, places, strict=True)):
-                if quantity in record.ranges:
-                    low[row, at] = np.fmin(low[row, at], record.ranges[quantity][:, 0])
-                    high[row, at] = np.fmax(high[row, at], record.ranges[quantity][:, 1])
-        return {quantity: value, f"{quantity}_low": low, f"{quantity}_high": high}
+    def _alike(self) -> list[list[int]]:
+        """Return the records that have the same layers, by their place."""
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for row, record in enumerate(self._records):
+            groups.setdefault(record.names, []).append(row)
+        return list(groups.values())
 
     def _read(self, layers: dict[str, Any], pooled: Any) -> _Record:
         names = tuple(layers)
@@ -105,7 +110,7 @@ class LayerTable:
         cells = list(layers.values())
         return _Record(
             names,
-            {quantity: _floats([cell[quantity] for cell in cells]) for quantity in QUANTITIES},
+            _floats([cell[quantity] for quantity in QUANTITIES for cell in cells]).reshape(len(QUANTITIES), -1),
             _counts([cell["nonfinite"] for cell in cells] if pooled is None else pooled["layer_nonfinite"], len(names)),
             _between(cells)
             if pooled is None

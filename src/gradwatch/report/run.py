@@ -187,9 +187,11 @@ class _Reader:
         if type(optimizer) is not int:
             from_dict(data)  # says what is wrong
             raise SchemaError("'optimizer': expected an integer")
-        if optimizer not in self._tables and len(self._tables) >= MAX_OPTIMIZERS:
-            raise SchemaError(f"records of more than {MAX_OPTIMIZERS} optimizers")
-        return self._tables.setdefault(optimizer, StepTable(optimizer))
+        if optimizer not in self._tables:
+            if len(self._tables) >= MAX_OPTIMIZERS:
+                raise SchemaError(f"records of more than {MAX_OPTIMIZERS} optimizers")
+            self._tables[optimizer] = StepTable(optimizer)
+        return self._tables[optimizer]
 
     def _read_ring(self, path: Path) -> None:
         """Take in the steps at full rate that a process which could not end left; the log is good without them."""

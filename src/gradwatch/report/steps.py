@@ -14,8 +14,9 @@ class Layers:
     """Values by record and layer, arrays of shape [records, layers], ``names`` in the order of the model.
 
     NaN stands for "not known": no gradient, no such layer yet. ``low`` and ``high`` are the range over the log steps
-    that a record stands for: that of its own value unless thinning has pooled it. ``nonfinite`` counts NaN and
-    infinite gradient elements over those log steps.
+    that a record stands for, which is its own value unless thinning has pooled it; ``grad_norm_high`` is over all
+    optimizer steps since the record before, where that was written. ``nonfinite`` counts NaN and infinite gradient
+    elements over the log steps.
     """
 
     names: tuple[str, ...]

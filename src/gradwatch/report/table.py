@@ -23,9 +23,9 @@ def load_steps(path: str | os.PathLike[str], *, run_id: str | None = None) -> An
 
     The columns are those of ``Steps`` (``optimizer``, ``step``, ``log_step``, ``epoch``, ``time``, ``loss``,
     ``grad_norm``, ``lr``, ``loss_scale``, ``coefficient``, ...) and, for each layer, ``grad_norm/<layer>``,
-    ``weight_norm/<layer>``, ``update_ratio/<layer>`` and ``nonfinite/<layer>``. Where thinning has pooled records, the
-    ranges that they stand for are in ``<column>_low`` and ``<column>_high``, for layers
-    ``grad_norm_high/<layer>`` and so on; without it these columns of layers are left out. NaN stands for "not known";
+    ``weight_norm/<layer>``, ``update_ratio/<layer>`` and ``nonfinite/<layer>``. The ranges that records stand for are
+    in ``<column>_low`` and ``<column>_high``, for layers ``grad_norm_high/<layer>`` and so on; where no record of the
+    run stands for more than its own value, these columns of layers are left out. NaN stands for "not known";
     infinite values are infinite. Needs no torch.
 
         steps = gradwatch.load_steps("lightning_logs/version_0")
