@@ -12,6 +12,7 @@ from gradwatch.report.compare.command import compare_paths
 from gradwatch.report.compare.conclusions import ADVICE, conclusions
 from gradwatch.report.compare.curves import LOSS, NORM, RATE, RATIO
 from gradwatch.report.compare.outcomes import CurveComparison, GroupOutcome, PairOutcome
+from gradwatch.report.compare.words import where
 from tests.report.compare.runs import rewrite, seeds, start_with, steps_from
 from tests.report.logs import incident, told
 
@@ -187,6 +188,23 @@ def test_a_run_that_died_early_does_not_end_the_comparison(tmp_path: Path) -> No
     assert [ending.runs for ending in curve(comparison, LOSS).endings()] == [4, 3]
     (end,) = (each for each in comparison.happenings if each.kind == "end")
     assert (end.name, end.counts, end.sizes, end.differs) == ("killed", (0, 1), (4, 4), True)
+
+
+def test_the_end_is_that_of_the_steps_that_all_groups_have(tmp_path: Path) -> None:
+    paths = seeds(tmp_path / "a", range(3)) + seeds(tmp_path / "b", range(3), lr=0.01)
+    for path in paths[3:]:
+        rewrite(path, lambda event: None if event["type"] == "step" and event["step"] > 300 else event)
+    short = curve(compare_paths(paths), LOSS)
+    for path in paths[:3]:
+        rewrite(path, lambda event: None if event["type"] == "step" and event["step"] > 300 else event)
+    assert short.endings() == curve(compare_paths(paths), LOSS).endings()
+    assert [ending.runs for ending in short.endings()] == [3, 3]
+
+
+def test_too_few_runs_are_said_to_be_too_few(tmp_path: Path) -> None:
+    comparison = compare_paths(seeds(tmp_path / "a", range(2)), seeds(tmp_path / "b", [7]))
+    assert where(curve(comparison, NORM).outcomes[0]) == "too few runs to tell"
+    assert "use 3 to 5 seeds" in conclusions(comparison)[0].detail
 
 
 def test_layers_of_one_group_alone_are_told_and_not_compared(tmp_path: Path) -> None:

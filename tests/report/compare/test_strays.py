@@ -33,6 +33,7 @@ def curve(values: Floats, quantity: str = "loss") -> CurveComparison:
         domain=Domain(logarithmic=False),
         steps=10 * np.arange(values.shape[1]),
         values=(values,),
+        shared=np.ones(values.shape[1], dtype=bool),
         outcomes=(),
     )
 

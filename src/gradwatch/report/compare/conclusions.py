@@ -120,7 +120,7 @@ def _from_step(stretch: Stretch) -> str:
 
 
 def _unseen(outcome: GroupOutcome) -> str:
-    if math.isinf(outcome.resolution):
+    if outcome.resolution > words.TOO_COARSE:
         return ", as far as so few runs can tell: use 3 to 5 seeds for each"
     return f"; a lasting one of less than about {words.percent(outcome.resolution)} would not show with so many runs"
 

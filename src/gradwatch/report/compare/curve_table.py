@@ -36,6 +36,8 @@ class CurveTable:
         self._level = level / (len(QUANTITIES) + 1)
         self.alignment = align([run.steps for group in groups for run in group])
         self._present = self._where_present()
+        everywhere = np.all(self._present, axis=0)
+        self._shared = everywhere if everywhere.any() else ~everywhere
 
     def curves(self) -> Iterator[CurveComparison]:
         """Yield the comparisons of the curves of the model that any run has."""
@@ -77,6 +79,7 @@ class CurveTable:
             domain=domain,
             steps=self.alignment.steps,
             values=values,
+            shared=self._shared,
             outcomes=tuple(outcomes),
         )
 

@@ -15,6 +15,8 @@ from gradwatch.report.compare.spread import Band, Domain, band
 from gradwatch.report.compare.windows import WINDOWS, Windows
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gradwatch.report.compare.alignment import Steps
     from gradwatch.report.compare.arrays import Floats
 
@@ -64,7 +66,10 @@ Outcome = GroupOutcome | PairOutcome
 
 
 class Ending(NamedTuple):
-    """The last sixteenth of a curve: mean over the runs, standard deviation as the curve's domain has it, runs."""
+    """The last sixteenth of the steps that all groups have: mean over the runs, standard deviation to both sides.
+
+    Both are in the curve's domain; ``runs`` is the number of runs.
+    """
 
     mean: float
     low: float
@@ -76,7 +81,8 @@ class Ending(NamedTuple):
 class CurveComparison:
     """One curve of all groups: ``values`` has an array [runs, steps] a group, as recorded.
 
-    ``layer`` is None for curves of the whole model. ``outcomes`` has one entry for each group but the first, None
+    ``layer`` is None for curves of the whole model. ``shared`` marks the steps at which every group has a run (all
+    steps if there are none). ``outcomes`` has one entry for each group but the first, None
     where there is nothing to compare.
     """
 
@@ -86,6 +92,7 @@ class CurveComparison:
     domain: Domain
     steps: Steps
     values: tuple[Floats, ...]
+    shared: NDArray[np.bool_]
     outcomes: tuple[Outcome | None, ...]
 
     def bands(self) -> list[Band]:
@@ -107,6 +114,7 @@ class CurveComparison:
         return min((outcome.step for outcome in self.outcomes if outcome and outcome.step is not None), default=None)
 
     def _ending(self, values: Floats) -> Ending:
+        values = values[:, self.shared]
         tail = self.domain.into(values)[:, -max(1, math.ceil(values.shape[1] / WINDOWS)) :]
         if not tail.size:
             return Ending(math.nan, math.nan, math.nan, 0)

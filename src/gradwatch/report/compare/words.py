@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Relative differences below this are what another order of the same additions makes in float32.
 ROUNDING = 1e-5
+# Runs that would only show a relative difference beyond this show nothing.
+TOO_COARSE = 10.0
 _MOST_STRETCHES = 2
 
 
@@ -86,7 +88,7 @@ def where(outcome: Outcome | None) -> str:
         return _where_pair(outcome)
     if outcome.stretches:
         return stretches_in_words(outcome.stretches)
-    if math.isinf(outcome.resolution):
+    if outcome.resolution > TOO_COARSE:
         return "too few runs to tell"
     return "no" if outcome.resolution < ROUNDING else f"no, or by under {percent(outcome.resolution)}"
 
