@@ -176,6 +176,12 @@ def test_no_line_is_wider_than_the_screen(
     assert too_wide == []
 
 
+def test_a_text_is_cut_between_words(tmp_path: Path) -> None:
+    out = shown(tmp_path, told(3, message="abcdefgh " * 40))
+    assert ("abcdefgh " * 6).strip() + " …\n" in out
+    assert "x" * 60 + " …\n" in shown(tmp_path, told(3, message="x" * 500))
+
+
 def test_findings_of_many_layers_are_one_line_and_the_rest_is_counted(tmp_path: Path) -> None:
     findings = [told(step, layer=f"block.{step}") for step in range(50)]
     findings += [told(60 + place, code=f"rule-{place}", layer=None, severity="info") for place in range(20)]
@@ -432,6 +438,11 @@ def test_a_terminal_gets_colours_unless_it_wants_none(tmp_path: Path) -> None:
     colours = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
     assert "\x1b[37;41m NOT FINITE \x1b[0m" in fresh(folder, **colours).stdout
     assert "\x1b[37;41m" not in fresh(folder, **colours, NO_COLOR="1").stdout
+
+
+def test_what_is_not_finite_is_red_in_a_curve(tmp_path: Path) -> None:
+    write_log(tmp_path, at(1), at(2, loss=math.nan))
+    assert "\x1b[36m▁\x1b[0m\x1b[1;31m!\x1b[0m" in fresh(tmp_path, FORCE_COLOR="1", TERM="xterm-256color").stdout
 
 
 def test_a_terminal_without_utf8_gets_ascii(tmp_path: Path) -> None:

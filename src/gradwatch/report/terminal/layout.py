@@ -49,7 +49,7 @@ class Layout(NamedTuple):
         for line in shown:
             line.rstrip()
         if len(wrapped) > lines:
-            shown[-1].truncate(room - 2)
+            _make_room(shown[-1], room - 2)
             shown[-1].append(" …")
         blanks = Text(" " * prefix.cell_len)
         return [Text.assemble(blanks if place else prefix, line) for place, line in enumerate(shown)]
@@ -63,6 +63,13 @@ class Layout(NamedTuple):
             else:
                 rows.append(item)
         return [line for row in rows for line in self.block(row, lines=2, style=style)]
+
+
+def _make_room(line: Text, room: int) -> None:
+    """Take words from the end of a line until it fits; of a single word, letters."""
+    while line.cell_len > room and " " in line.plain:
+        line.right_crop(len(line.plain) - line.plain.rindex(" "))
+    line.truncate(room)
 
 
 def line(text: str, style: str = "") -> Text:

@@ -6,16 +6,15 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.text import Text
 
 from gradwatch.report import summary
 from gradwatch.report.terminal.layout import INDENT, line
-from gradwatch.report.terminal.sparkline import is_wide, sparkline
+from gradwatch.report.terminal.sparkline import BLOCKS, is_wide, sparkline
 from gradwatch.report.text import clean, count, number, shorten, shorten_name, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.text import Text
 
     from gradwatch.records import LastSteps
     from gradwatch.report.run import Run
@@ -92,7 +91,9 @@ def _full_rate(last: LastSteps, layout: Layout) -> list[Text]:
 
 
 def _labelled(name: str, curve: str, room: int = 0) -> Text:
-    return line(f"{name.replace('_', ' '):<{_LABEL}}").append(f"{curve:<{room}}", "cyan")
+    drawn = Text(f"{curve:<{room}}", "cyan")
+    drawn.highlight_words([BLOCKS.bad], "bold red")
+    return line(f"{name.replace('_', ' '):<{_LABEL}}").append_text(drawn)
 
 
 def _course(course: Course) -> str:
