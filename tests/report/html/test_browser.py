@@ -110,6 +110,13 @@ def test_the_keyboard_reaches_a_layer_and_the_search_finds_it(browser: Any, page
         assert page.locator("#layer-name").inner_text() == "blocks.0.mlp.down"
 
 
+def test_a_layer_that_stands_out_leads_to_its_curves(browser: Any, page_file: Path) -> None:
+    with opened(browser, page_file) as visit:
+        visit.page.locator("#single li button").click()
+        visit.page.locator("#layer").wait_for()
+        assert visit.page.locator("#layer-name").inner_text() == "blocks.1.attention.qkv"
+
+
 def test_a_sign_leads_to_what_it_means(browser: Any, page_file: Path) -> None:
     with opened(browser, page_file) as visit:
         visit.page.locator("#curves a.mark.incident").first.click()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from gradwatch.records import LayerNorms
 from gradwatch.report.html import colours
 from gradwatch.report.html.embed import unpacked
 from gradwatch.report.html.markup import plain
@@ -18,7 +20,7 @@ from gradwatch.report.run import Run, read_runs
 from tests.report.html.runs import HOSTILE, full_run, hostile_run
 from tests.report.html.test_heatmap import pixels
 from tests.report.html.test_markup import Reader
-from tests.report.logs import run_start, told, write_log
+from tests.report.logs import at, run_start, told, write_log
 from tests.report.synthetic import layer_names, write_run
 
 if TYPE_CHECKING:
@@ -98,6 +100,8 @@ def test_the_curves_of_the_run(page: str) -> None:
     titles = re.findall(r"<figcaption><strong>([^<]*)", curves)
     assert titles == ["Loss", "Gradient norm", "Learning rate", "Loss scale", "Clip coefficient"]
     assert "clipped above 1" in curves
+    norm = curves.split("<figcaption>")[2]
+    assert norm.count('class="line infinite"') == curves.count('class="line infinite"') == 1
 
 
 def test_six_heatmaps_with_the_spike_and_the_nan(page: str, run: Run) -> None:
@@ -110,6 +114,19 @@ def test_six_heatmaps_with_the_spike_and_the_nan(page: str, run: Run) -> None:
     assert np.abs(others - colours.diverging()[-1]).sum(axis=1).min() > 100
     assert 'class="bad" style="left:' in page
     assert run.steps[0].layers.nonfinite[80, 3] > 0
+
+
+def test_weights_that_became_nan_are_not_taken_for_unknown(tmp_path: Path) -> None:
+    names = ("a", "b")
+    nan = math.nan
+    lost = dict.fromkeys(names, LayerNorms(grad_norm=nan, weight_norm=nan, update_ratio=nan, nonfinite=4))
+    frozen = dict.fromkeys(names, LayerNorms(grad_norm=None, weight_norm=None, update_ratio=None, nonfinite=0))
+    sound = dict.fromkeys(names, LayerNorms(grad_norm=1.0, weight_norm=2.0, update_ratio=1e-3, nonfinite=0))
+    write_log(tmp_path, *(at(step, layers=layers) for step, layers in enumerate([frozen, sound, frozen, lost])))
+    shown = pictures(run_page(read_runs(tmp_path)[0]))
+    for picture in shown:
+        assert picture[0, :, 3].tolist() == [0, 255, 0, 255]
+        assert tuple(picture[0, 3, :3]) == colours.NONFINITE_COLOUR
 
 
 def test_the_values_behind_the_heatmaps_are_those_of_the_log(page: str, run: Run) -> None:
@@ -125,7 +142,7 @@ def test_the_values_behind_the_heatmaps_are_those_of_the_log(page: str, run: Run
 
 
 def test_layers_that_stand_out_are_named(page: str) -> None:
-    rises = re.findall(r"<li><b>([^<]*)</b> rose to \d+ times its median, step (\d+)", section(page, "single"))
+    rises = re.findall(r"<li><b[^>]*>([^<]*)</b> rose to \d+ times its median, step (\d+)", section(page, "single"))
     assert rises == [("blocks.1.attention.qkv", "609")]
 
 

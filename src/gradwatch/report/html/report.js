@@ -253,7 +253,7 @@ async function choose(optimizer, layer) {
   title.focus({ preventScroll: true });
 }
 
-for (const name of all("#layer-table [data-layer]")) {
+for (const name of all("#single [data-layer]")) {
   const button = document.createElement("button");
   button.textContent = name.textContent;
   button.addEventListener("click", () => choose(name.dataset.optimizer, Number(name.dataset.layer)));
@@ -264,7 +264,7 @@ for (const name of all("#layer-table [data-layer]")) {
 
 if (typeof DecompressionStream === "undefined") {
   // An old browser: pictures and tables say what they say, and pointing at them shows nothing.
-  all("#layer-table button").forEach((button) => button.replaceWith(button.textContent));
+  all("#single button").forEach((button) => button.replaceWith(button.textContent));
 } else all(".scripted:not(#layer)").forEach((element) => { element.hidden = false; });
 
 for (const field of all("[data-filters]")) {

@@ -36,8 +36,7 @@ def _loss(view: View) -> Markup | None:
 
 def _norm(view: View) -> Markup | None:
     def norm(steps: Steps) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
-        bad = np.isnan(steps.grad_norm) & (steps.window_nonfinite > 0)
-        return np.where(bad, np.inf, steps.grad_norm), steps.grad_norm_low, steps.grad_norm_high
+        return np.where(steps.grad_norm_bad, np.inf, steps.grad_norm), steps.grad_norm_low, steps.grad_norm_high
 
     limits = {float(value) for steps in view.run.steps for value in steps.max_norm[np.isfinite(steps.max_norm)][-1:]}
     shown = [Limit(value=limit, text=f"clipped above {number(limit)}") for limit in sorted(limits)]

@@ -97,8 +97,9 @@ def _bars(steps: Axis, episodes: list[Episode], severity: str) -> Markup:
 
 def _bar(steps: Axis, since: int, until: int | None) -> Markup:
     whole = steps.high - steps.low
-    left = min(max((since - steps.low) / whole, 0.0), 1.0)
-    right = 1.0 if until is None else min(max((until - steps.low) / whole, left), 1.0)
+    begin = min(max(since, steps.low), steps.high)  # before the division: a foreign log may claim any step
+    end = steps.high if until is None else min(max(until, begin), steps.high)
+    left, right = (begin - steps.low) / whole, (end - steps.low) / whole
     return element("i", style=f"left:min({100 * left:.2f}%,100% - 5px);width:{100 * (right - left):.2f}%")
 
 

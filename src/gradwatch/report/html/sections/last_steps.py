@@ -12,7 +12,7 @@ from gradwatch.report.html.curves import Series, chart
 from gradwatch.report.html.formats import UNKNOWN, count, number
 from gradwatch.report.html.markup import Child, Markup, element, join, short
 from gradwatch.report.html.page import Section, folded, table
-from gradwatch.report.html.sections.view import View, optimizer_name
+from gradwatch.report.html.sections.view import FARTHEST, View, optimizer_name
 
 if TYPE_CHECKING:
     from gradwatch.records import LastSteps
@@ -28,7 +28,7 @@ def last_steps_section(view: View) -> Section | None:
     """Return the section of the last steps of each optimizer, or None where they were not recorded."""
     newest: dict[tuple[int, int], LastSteps] = {}
     for event in view.run.last_steps:
-        if event.steps:
+        if event.steps and max(map(abs, event.steps)) <= FARTHEST:
             newest[event.rank, event.optimizer] = event
     if not newest:
         return None

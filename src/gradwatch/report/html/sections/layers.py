@@ -114,7 +114,7 @@ def _outstanding(cells: Sequence[Cells]) -> Markup | None:
     items = [
         element(
             "li",
-            element("b", short(one.names[layer], 80)),
+            element("b", short(one.names[layer], 80), data_layer=layer, data_optimizer=one.optimizer),
             f" rose to {number(rise, 3)} times its median, step {count(step)}",
         )
         for rise, one, layer, step in found[:MOST_OUTSTANDING]

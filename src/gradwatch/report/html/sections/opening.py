@@ -130,7 +130,7 @@ def _optimizer(start: RunStart) -> tuple[str, str]:
     kinds = ", ".join(str(one.get("class", "unknown")) for one in start.optimizers)
     defaults = [one.get("defaults") for one in start.optimizers]
     rates = [one.get("lr") for one in defaults if isinstance(one, dict)]
-    known = ", ".join(number(float(rate)) for rate in rates if isinstance(rate, (int, float)))
+    known = ", ".join(number(rate) for rate in rates if isinstance(rate, float))
     return kinds or "none", f"learning rate {known}" if known else ""
 
 

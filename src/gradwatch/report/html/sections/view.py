@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gradwatch.report.steps import Steps
 
 SEVERITIES = ("info", "warning", "error")
+FARTHEST = 2**53  # a step beyond is a foreign log's, and no axis reaches it
 EARLY = 0.05  # a run that starts before this part of its last step is shown from step 0
 
 
@@ -130,5 +131,6 @@ def _axis(run: Run) -> Axis:
     firsts = [_begin(steps) for steps in run.steps if len(steps)]
     lasts = [int(steps.step.max()) for steps in run.steps if len(steps)]
     told = [episode.since_step for episode in run.episodes] + [incident.step for incident in run.incidents]
-    first, last = min([*firsts, *told], default=0), max([*lasts, *told, run.last_step], default=0)
+    ends = [step for step in (*lasts, *told, run.last_step) if abs(step) <= FARTHEST]
+    first, last = min([*firsts, *(step for step in told if abs(step) <= FARTHEST)], default=0), max(ends, default=0)
     return steps_axis(0 if 0 <= first <= EARLY * last else first, last)
