@@ -39,5 +39,11 @@ def test_bins_hold_neighbours_and_the_last_what_is_left(values: np.ndarray, widt
     np.testing.assert_array_equal(in_bins(values, width), np.stack(parts, axis=-1))
 
 
+def test_the_least_and_the_largest_floats_are_medians_too() -> None:
+    for value in (5e-324, 1.7e308, -1.7e308):
+        assert known_median(np.array([value])) == value
+        assert known_median(np.array([value, value])) == value
+
+
 def test_one_spike_in_a_window_is_passed_over() -> None:
     assert known_median(np.array([1.0, 1e30, 1.0])) == 1.0

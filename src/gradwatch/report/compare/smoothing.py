@@ -19,8 +19,9 @@ def known_median(values: Floats) -> Floats:
     count = np.count_nonzero(~np.isnan(values), axis=-1)[..., np.newaxis]
     low = np.take_along_axis(ordered, np.maximum(count - 1, 0) // 2, axis=-1)
     high = np.take_along_axis(ordered, np.minimum(count // 2, values.shape[-1] - 1), axis=-1)
-    middle: Floats = np.where(count > 0, 0.5 * low + 0.5 * high, np.nan)[..., 0]  # the sum may overflow
-    return middle
+    middle = np.where(low == high, low, 0.5 * low + 0.5 * high)  # the sum may overflow, and half of the least is zero
+    known: Floats = np.where(count > 0, middle, np.nan)[..., 0]
+    return known
 
 
 def running_median(values: Floats, width: int) -> Floats:
