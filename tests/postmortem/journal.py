@@ -1,7 +1,7 @@
 """What a process that is going to be killed tells of itself, and the crash points at which it kills itself.
 
-Every call that writes a file of the run goes through here. A line or a row is told once the call has returned, through
-a pipe that nothing else uses: what has been told must be found afterwards.
+Every call that writes a file of the run goes through here. An event is told once ``EventLog.write`` has returned, a row
+of the ring once the recorder has, through a pipe that nothing else uses: what has been told must be found afterwards.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gradwatch.engine.flight_recorder import FlightRecorder
 from gradwatch.engine.gradient_checks import GradientChecks
 from gradwatch.engine.reporter import Reporter
+from gradwatch.serialization import to_json_line
 from gradwatch.sinks.event_log import EventLog
 from gradwatch.sinks.thinning import Thinning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from gradwatch.records import Event
 
 HEAD = struct.Struct("<cI")
 ROW = struct.Struct("<qdd")
@@ -92,8 +95,11 @@ class Journal:
             setattr(os, name, self._around(name, getattr(os, name)))
         for name, (owner, method) in PHASES.items():
             setattr(owner, method, self._within(name, getattr(owner, method)))
-        method = "add"
-        setattr(FlightRecorder, method, self._told(FlightRecorder.add))
+        for owner, method, around in (
+            (FlightRecorder, "add", self._telling_step),
+            (EventLog, "write", self._telling_line),
+        ):
+            setattr(owner, method, around(getattr(owner, method)))
 
     def tell(self, what: bytes, content: bytes = b"") -> None:
         """Write one frame."""
@@ -120,8 +126,6 @@ class Journal:
                 self._die()
             result = real(first, *rest)
             self._die_at(CrashPoint(name, kind, "after", number))
-            if (name, kind) == ("write", "log"):
-                self.tell(LINE, bytes(rest[0]))
             return result
 
         return wrapped
@@ -137,7 +141,17 @@ class Journal:
 
         return wrapped
 
-    def _told(self, real: Callable[[FlightRecorder, int], None]) -> Callable[[FlightRecorder, int], None]:
+    def _telling_line(self, real: Callable[[EventLog, Event], None]) -> Callable[[EventLog, Event], None]:
+        @functools.wraps(real)
+        def wrapped(log: EventLog, event: Event) -> None:
+            dropped = log.dropped
+            real(log, event)
+            if log.dropped == dropped:
+                self.tell(LINE, to_json_line(event).encode("ascii"))
+
+        return wrapped
+
+    def _telling_step(self, real: Callable[[FlightRecorder, int], None]) -> Callable[[FlightRecorder, int], None]:
         @functools.wraps(real)
         def wrapped(flight: FlightRecorder, optimizer: int) -> None:
             real(flight, optimizer)
