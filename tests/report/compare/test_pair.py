@@ -50,5 +50,6 @@ def test_it_is_symmetric_and_never_raises(one: np.ndarray, other: np.ndarray) ->
     assert ((size >= 0) & ((size <= 2) | np.isinf(size))).all()  # of opposite signs they are twice as far apart
 
 
-def test_the_largest_numbers_do_not_overflow() -> None:
-    assert relative_difference(np.array([1.7e308]), np.array([-1.7e308])).tolist() == [2.0]
+def test_the_largest_numbers_do_not_overflow_and_the_least_do_not_vanish() -> None:
+    one, other = np.array([1.7e308, 5e-324, 5e-324]), np.array([-1.7e308, 0.0, -5e-324])
+    assert relative_difference(one, other).tolist() == [2.0, 1.0, 2.0]

@@ -61,7 +61,7 @@ SANE = arrays(np.float64, st.tuples(st.integers(1, 4), st.integers(1, 6)), eleme
 def test_there_and_back_again(*, values: np.ndarray, zero_is_a_value: bool) -> None:
     domain = domain_of([values], zero_is_a_value=zero_is_a_value)
     back = domain.back(domain.into(values))
-    finite = np.isfinite(values) & (values != 0)
+    finite = (np.abs(values) < 1e308) & (values != 0)  # the very last ones may be rounded to infinity
     np.testing.assert_allclose(
         back[finite], values[finite], rtol=1e-9, atol=1e-12 * domain.scale * (not domain.logarithmic) + 1e-300
     )

@@ -51,10 +51,12 @@ def apart(one: Floats, other: Floats) -> Apart:
 def relative_difference(one: Floats, other: Floats) -> Floats:
     """Return |a - b| / max(|a|, |b|): zero for equal values and where both are not finite, infinite where one is not.
 
-    Halved before they are subtracted: the difference of two finite numbers may overflow.
+    Large numbers are halved before they are subtracted, as their difference may overflow; the least are not, as half of
+    them may be zero.
     """
     scale = np.maximum(np.abs(one), np.abs(other))
-    size: Floats = np.abs(0.5 * one - 0.5 * other) / (0.5 * scale)
+    half = np.where(scale > 1.0, 0.5, 1.0)
+    size: Floats = np.abs(half * one - half * other) / (half * scale)
     both, neither = np.isfinite(one) & np.isfinite(other), ~np.isfinite(one) & ~np.isfinite(other)
     size = np.where(both, np.where(one == other, 0.0, size), np.inf)
     return np.where(neither, 0.0, size)
