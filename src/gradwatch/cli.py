@@ -179,7 +179,7 @@ def _report(arguments: argparse.Namespace) -> int:
             arguments.path, arguments.output, run_id=arguments.run, force=arguments.force
         )
     except (OSError, ValueError, MemoryError, RecursionError) as error:
-        return _complain(f"report: {_first_line(error)}", UNUSABLE)
+        return _unreadable("report", error)
     except KeyboardInterrupt:
         return _complain("report: interrupted", INTERRUPTED)
     if others is not None:

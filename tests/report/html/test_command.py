@@ -97,6 +97,18 @@ def test_no_folder_to_write_to(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert report(tmp_path / "nothing") == cli.UNUSABLE
 
 
+def test_names_do_not_act_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a\x1b[31mb\udcffc"
+    write_log(folder, run_start(run_id="first\x1b[2J", time=1.0))
+    write_log(folder, run_start(run_id="second\n", time=2.0), number=1)
+    assert report(folder) == cli.DONE
+    captured = capsys.readouterr()
+    assert captured.out.startswith(str(tmp_path / r"a\x1b[31mb\udcffc"))
+    assert captured.err == "the run second\\n; the folder has 1 more (--run first\\x1b[2J)\n"
+    assert report(tmp_path / "\x1b[31m") == cli.UNUSABLE
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_a_disk_that_is_full(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

@@ -13,6 +13,7 @@ from gradwatch.report.html.formats import size
 from gradwatch.report.html.page import is_ours, write_page
 from gradwatch.report.html.run_page import run_page
 from gradwatch.report.run import choose, read_runs
+from gradwatch.report.text import clean, shorten
 
 if TYPE_CHECKING:
     import os
@@ -57,8 +58,8 @@ def write_report(
 
 
 def summary(file: Path, length: int) -> str:
-    """Return what to print of a page that was written."""
-    return f"{file} ({size(length)})"
+    """Return what to print of a page that was written. Names of files are data, here too."""
+    return f"{clean(file)} ({size(length)})"
 
 
 def _output(file: Path, *, force: bool) -> Path:
@@ -81,8 +82,8 @@ def _others(ids: list[str], shown: str) -> str | None:
     others = [run_id for run_id in ids if run_id != shown]
     if not others:
         return None
-    names = ", ".join(others[-3:]) + (", ..." if len(others) > 3 else "")  # noqa: PLR2004 - as many as fit in a line
-    return f"the run {shown}; the folder has {len(others)} more (--run {names})"
+    names = ", ".join(shorten(clean(run_id), 40) for run_id in others[-3:]) + (", ..." if len(others) > 3 else "")  # noqa: PLR2004 - as many as fit in a line
+    return f"the run {shorten(clean(shown), 40)}; the folder has {len(others)} more (--run {names})"
 
 
 class _Patience:
