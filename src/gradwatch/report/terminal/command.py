@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from gradwatch.report.run import choose, read_runs
+from gradwatch.report.stdout import PatientConsole, write
 from gradwatch.report.terminal.layout import MAX_WIDTH, MIN_WIDTH, Layout
 from gradwatch.report.terminal.screen import screen
 from gradwatch.report.terminal.sparkline import ASCII, BLOCKS
@@ -42,39 +39,15 @@ def show(path: Path, *, run_id: str | None = None, as_json: bool = False) -> boo
     if as_json:
         from gradwatch.report.terminal.machine import to_json  # noqa: PLC0415 - the other form
 
-        _write(to_json(run, verdict, runs) + "\n")
+        write(to_json(run, verdict, runs) + "\n")
     else:
         _print(run, verdict, [other for other in runs if other is not run])
     return verdict.healthy
 
 
 def _print(run: Run, verdict: Verdict, others: list[Run]) -> None:
-    console = _Console(highlight=False)
-    speaks_utf8 = console.encoding.lower().startswith("utf")
+    console = PatientConsole()
+    ramp = BLOCKS if console.encoding.lower().startswith("utf") else ASCII
     width = max(MIN_WIDTH, min(console.width, MAX_WIDTH))
-    for line in screen(run, verdict, others, Layout(console, width, BLOCKS if speaks_utf8 else ASCII)):
-        if not speaks_utf8:
-            line.plain = line.plain.encode(console.encoding, "replace").decode(console.encoding)
+    for line in screen(run, verdict, others, Layout(console, width, ramp)):
         console.print(line, soft_wrap=True)
-
-
-def _write(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _no_more_output()
-
-
-class _Console(Console):
-    """A console whose reader may leave: ``gradwatch show | head`` is no error."""
-
-    def on_broken_pipe(self) -> None:
-        """Say nothing more, and let the exit status be that of the run."""
-        self.quiet = True
-        _no_more_output()
-
-
-def _no_more_output() -> None:
-    # Otherwise the interpreter tries once more as it ends, and complains.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
