@@ -10,6 +10,7 @@ from gradwatch.replica import bundle
 from gradwatch.sinks import console
 from gradwatch.sinks.event_log import EventLog
 from gradwatch.sinks.loggers import LoggerSink
+from gradwatch.sinks.tensorboard import TensorBoardSink
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,6 +56,7 @@ class Reporter:
         self._sinks: list[Any] = [] if self._event_log is None else [self._event_log]
         if context.loggers:
             self._sinks.append(LoggerSink(context.loggers, layer_scalars=layer_scalars))
+            self._sinks.append(TensorBoardSink(context.loggers, self._dirpath))
         self._incidents = self._next_logged = 0
         self._bytes_left = max_incident_bytes
         self._failed: set[str] = set()

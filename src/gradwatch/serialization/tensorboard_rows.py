@@ -13,11 +13,11 @@ kind          tensor                      entries
 ``layers``    float32 ``[len(layers)]``   one metric of each layer of one optimizer: the largest value of the
                                           window; NaN above all, then infinity; ``UNKNOWN`` where no record has one
 ``curves``    float64 ``[len(CURVES)]``   one optimizer's loss, norms, clipping, ...: see ``CURVES``
-``events``    string ``[n]``              JSON objects as in ``events.jsonl``: all findings, incidents and
-                                          gradient checks of one log step, each with ``log_step`` added, and
+``events``    string ``[n]``              JSON objects as in ``events.jsonl``: all findings, incidents, gradient
+                                          checks and ``run_end`` of one log step, each with ``log_step`` added, and
                                           incidents with ``folder``
 ``start``     string ``[1]``              the ``run_start`` object (its parameter table is left out if large) with
-                                          ``log_step``, at the first row; one more after each resume
+                                          ``log_step``; one more after each resume
 ============  ==========================  =====================================================================
 
 The metadata of a series (``plugin_data.content``) is a JSON object, see ``content`` and ``read_content``. Readers go by

@@ -38,7 +38,8 @@ Routes, below ``/data/plugin/numerical_health/`` (all GET; ``run`` is a run's na
         {"findings": [episode, ...],   # in the order in which they opened
          "incidents": [object as in incident.json, with "log_step" and "folder": path | null, ...],
          "checks": [gradient_check object with "log_step", ...],
-         "starts": [run_start object with "log_step", ...]}
+         "starts": [run_start object with "log_step", ...],
+         "ends": [run_end object with "log_step", ...]}  # none of a run that was killed, or is still running
 
     An episode is one finding from its opening to its end::
 
