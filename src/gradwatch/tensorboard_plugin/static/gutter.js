@@ -1,0 +1,68 @@
+// The names beside a heatmap: unfolded modules as brackets around their layers, a click away from being folded.
+
+import { button, element, replace } from "./dom.js";
+import { layerTitle } from "./readout.js";
+
+const LINE = 11; // pixels that a line of text needs
+const BRACKET = 15;
+const LEAST = 6; // pixels of height that a bracket needs
+const APART = 3; // lines between names of modules that are smaller than a line: as ticks of an axis
+const DEEPEST = 4; // brackets beside one another; deeper modules have none
+
+/**
+ * Draw the gutter.
+ *
+ * @param {HTMLElement} gutter
+ * @param {{rows: object[], spans: object[]}} visible from `visibleRows`.
+ * @param {number} height of a row, in pixels; may be less than one.
+ * @param {string|null} chosen the layer whose curves are shown.
+ * @param {{fold: (path: string) => void, layer: (name: string) => void}} actions
+ */
+export function drawGutter(gutter, { rows, spans }, height, chosen, actions) {
+  const brackets = spans.filter((span) => span.depth < DEEPEST && (span.to - span.from) * height >= LEAST);
+  const deepest = brackets.reduce((most, span) => Math.max(most, span.depth + 1), 0);
+  const left = deepest * BRACKET + 4;
+  const names = height >= LINE ? rows.map((row, at) => name(row, at, height, left, chosen, actions)) : [];
+  const groups = height >= LINE ? [] : labels(brackets, height, left, actions);
+  replace(gutter, brackets.map((span) => bracket(span, height, actions)), names, groups);
+}
+
+function bracket(span, height, { fold }) {
+  const tall = (span.to - span.from) * height;
+  const style = { top: `${span.from * height}px`, height: `${tall - 1}px`, left: `${span.depth * BRACKET}px` };
+  const text = tall >= 34 ? element("span", {}, lastParts(span.label, tall / 6.2)) : null;
+  const title = `${span.path} (${span.to - span.from} rows): click to fold`;
+  return button(text, () => fold(span.path), { class: "bracket", style, title, "aria-expanded": "true", "aria-label": `Fold ${span.path}` });
+}
+
+function name(row, at, height, left, chosen, { fold, layer }) {
+  const style = { top: `${at * height}px`, height: `${height}px`, left: `${left}px` };
+  if (row.folded) {
+    const title = `${row.name} (${row.members.length} layers): click to unfold`;
+    const label = [row.label, element("small", {}, ` ${row.members.length}`)];
+    return button(label, () => fold(row.name), { class: "name folded", style, title, "aria-expanded": "false", "aria-label": `Unfold ${row.name}` });
+  }
+  const pressed = String(row.name === chosen);
+  return button(row.label === "(root)" ? layerTitle("") : row.label, () => layer(row.name), {
+    class: "name", style, title: layerTitle(row.name, 400), "aria-pressed": pressed, "aria-label": `Curves of ${layerTitle(row.name, 400)}`,
+  });
+}
+
+/** Return names of modules for orientation: the innermost ones first, then those around them. */
+function labels(brackets, height, left, { fold }) {
+  const taken = [];
+  const found = [];
+  for (const span of [...brackets].sort((a, b) => b.depth - a.depth || a.from - b.from)) {
+    const middle = ((span.from + span.to) / 2) * height;
+    const room = (span.to - span.from) * height < LINE ? APART * LINE : LINE;
+    if (taken.some((other) => Math.abs(other - middle) < room)) continue;
+    taken.push(middle);
+    const style = { top: `${middle - LINE / 2 - 1}px`, height: `${LINE + 2}px`, left: `${left}px` };
+    found.push(button(span.path, () => fold(span.path), { class: "name group", style, title: `${span.path}: click to fold`, tabindex: "-1" }));
+  }
+  return found;
+}
+
+function lastParts(label, letters) {
+  return label.length <= letters ? label : `…${label.slice(label.length - Math.max(Math.floor(letters) - 1, 1))}`;
+}

@@ -1,0 +1,48 @@
+// Keys of a heatmap: arrows move a cursor over its cells, Enter opens one, plus, minus and 0 zoom.
+
+import { zoomed, moved } from "./gestures.js";
+
+const MOVES = {
+  ArrowUp: [-1, 0],
+  ArrowDown: [1, 0],
+  ArrowLeft: [0, -1],
+  ArrowRight: [0, 1],
+  PageUp: [-10, 0],
+  PageDown: [10, 0],
+  Home: [0, -Infinity],
+  End: [0, Infinity],
+};
+
+const bounded = (value, most) => Math.min(Math.max(value, 0), most);
+
+/**
+ * Return what a key asks for: `{cursor}`, `{open}`, an empty object where it is done already, null where it is not ours.
+ *
+ * @param {{row: number, column: number}} cursor where it is, or begins.
+ * @param {boolean} begins whether there was none: the first arrow shows it where it is.
+ */
+export function moveCursor(event, cursor, begins, { axis, matrix, visible }, card) {
+  if (event.ctrlKey || event.metaKey || event.altKey) return null;
+  const move = MOVES[event.key];
+  if (move && event.shiftKey && event.key.startsWith("Arrow") && move[1]) {
+    card.zoom(moved(axis, (move[1] * (axis.last - axis.first + 1)) / 4));
+    return {};
+  }
+  if (move && begins) return { cursor };
+  if (move) {
+    const row = bounded(cursor.row + move[0], visible.rows.length - 1);
+    return { cursor: { row, column: bounded(cursor.column + move[1], matrix.last.length - 1) } };
+  }
+  return otherKey(event.key, cursor, axis, matrix, card);
+}
+
+function otherKey(key, cursor, axis, matrix, card) {
+  const centre = matrix.last[cursor.column];
+  if (key === "Enter" || key === " ") return { open: cursor };
+  if (key === "+" || key === "=") card.zoom(zoomed(axis, 0.5, centre));
+  else if (key === "-") card.zoom(zoomed(axis, 2, centre));
+  else if (key === "0") card.store.change({ zoom: null });
+  else if (key === "Escape") card.store.change({ layer: null, step: null });
+  else return null;
+  return {};
+}

@@ -1,0 +1,93 @@
+// What the runs side by side share: the range of steps, the scale of the colours, which layers are shown.
+
+import { absoluteScale, countScale, relativeScale } from "./scales.js";
+import { ratiosOf } from "./picture.js";
+import { layersOf } from "./requests.js";
+import { layerFilter, layerTree, modules, visibleRows } from "./tree.js";
+
+const COLUMNS = 1000; // of a whole run
+const TILE_COLUMNS = 2400; // of a part of it, see `tile`
+
+/** Return what prepares a drawing; it remembers what is dear to compute. */
+export function createShared(data) {
+  let scale = { of: [], mode: null, found: null };
+  let layout = { key: null, found: new WeakMap() };
+
+  function bounds(runs) {
+    const written = runs.filter((run) => run.rows > 0);
+    if (!written.length) return [0, 1];
+    return [Math.min(...written.map((run) => run.first)), Math.max(...written.map((run) => run.last))];
+  }
+
+  const range = (runs, view) => view.zoom ?? bounds(runs);
+
+  /** Return the matrix to draw of each run, or why there is none: the whole run until its part has come. */
+  function pictures(runs, view) {
+    const found = new Map();
+    for (const run of runs.filter((each) => each.rows > 0)) {
+      const { metric, optimizer } = view;
+      const whole = data.matrix(run, { metric, optimizer, columns: COLUMNS });
+      const part = view.zoom && data.matrix(run, { metric, optimizer, ...tile(view.zoom), columns: TILE_COLUMNS });
+      found.set(run.name, { whole: whole.value, matrix: part?.value?.last.length ? part.value : whole.value, error: whole.error });
+    }
+    return found;
+  }
+
+  /** Return the scale of whole runs: colours mean the same at every zoom, and in all runs side by side. */
+  function scaleOf(matrices, { metric, mode }) {
+    const kind = metric === "nonfinite" ? "counts" : mode;
+    if (scale.kind === kind && scale.of.length === matrices.length && matrices.every((one, at) => one === scale.of[at])) return scale.found;
+    const make = { counts: countScale, absolute: absoluteScale, relative: relativeScale }[kind];
+    scale = { of: matrices, kind, found: make(matrices.map((one) => (kind === "relative" ? ratiosOf(one) : one.values))) };
+    return scale.found;
+  }
+
+  /** Return a function from a matrix to its visible rows, the same object for the same layers, folds and filter. */
+  function visibleOf(view, { wanted }) {
+    const key = JSON.stringify([view.folded, view.filter]);
+    if (layout.key !== key) layout = { key, found: new Map() };
+    const folded = new Set(view.folded);
+    return ({ layers }) => {
+      const names = JSON.stringify(layers);
+      if (!layout.found.has(names)) layout.found.set(names, { names: layers, ...visibleRows(layerTree(layers), layers, folded, wanted) });
+      return layout.found.get(names);
+    };
+  }
+
+  function prepare(runs, view, dark) {
+    const filter = layerFilter(view.filter);
+    const found = pictures(runs, view);
+    const drawn = view.metric === "nonfinite" ? { ...view, mode: "absolute" } : view;
+    return {
+      dark,
+      pictures: found,
+      range: range(runs, view),
+      scale: scaleOf([...found.values()].map(({ whole }) => whole).filter(Boolean), drawn),
+      visible: visibleOf(view, filter),
+      filterProblem: filter.problem,
+      optimizers: [...new Set(runs.flatMap((run) => run.optimizers.map((one) => one.optimizer)))].sort((a, b) => a - b),
+    };
+  }
+
+  /** Return the paths of the outermost modules of the runs; where there is but one, of those inside it. */
+  function outermost(runs, { optimizer }) {
+    const paths = runs.flatMap((run) => {
+      const tops = layerTree(layersOf(run, optimizer)).filter((node) => node.children.length);
+      return (tops.length === 1 ? modules(tops[0].children).filter((node) => node.depth === 1) : tops).map((node) => node.path);
+    });
+    return [...new Set(paths)];
+  }
+
+  return { bounds, range, prepare, outermost };
+}
+
+/**
+ * Return the steps to ask for where `zoom` is shown: a power of two wide, and as much before and after it.
+ *
+ * What is before gives running medians their past; and a reader who moves about asks for the same part again and again.
+ */
+export function tile([from, to]) {
+  const size = 2 ** Math.ceil(Math.log2(Math.max(to - from + 1, 8)));
+  const start = Math.floor(from / size) * size;
+  return { from: Math.max(start - size, 0), to: start + 2 * size };
+}

@@ -1,0 +1,61 @@
+// What is shown, and of which layers and steps.
+
+import { button, element, replace } from "./dom.js";
+import { steps } from "./formats.js";
+import { zoomed } from "./gestures.js";
+import { METRICS } from "./store.js";
+
+const MODES = [["absolute", "Absolute"], ["relative", "Relative to running median"]];
+
+/** Return the bar above the runs: `{element, draw}`. `actions` has `fold(depth)` and `zoom(range)`. */
+export function createToolbar(store, actions) {
+  const tabs = element("div.tabs", { role: "tablist", "aria-label": "Metric" }, METRICS.map(({ name, title }) =>
+    button(title, () => store.change({ metric: name }), { role: "tab", "data-metric": name })));
+  tabs.addEventListener("keydown", (event) => arrowTabs(event, store));
+  const modes = element("div.segments", { role: "group", "aria-label": "Values" }, MODES.map(([mode, title]) =>
+    button(title, () => store.change({ mode }), { "data-mode": mode })));
+  const optimizers = element("select.field", { "aria-label": "Optimizer", on: { change: (event) => store.change({ optimizer: Number(event.target.value), layer: null }) } });
+  const filter = element("input.field.filter", { type: "search", placeholder: "Filter layers (regex)", "aria-label": "Filter layers by a regular expression", "aria-describedby": "filter-problem",
+    on: { input: () => store.change({ filter: filter.value }) } });
+  const problem = element("p.problem", { id: "filter-problem", role: "status" });
+  const range = element("output.range");
+  const zoomBy = (factor) => actions.zoom((axis) => zoomed(axis, factor));
+  const reset = button("All steps", () => store.change({ zoom: null }), { title: "Show all steps (0, or a double click)" });
+  const bar = element("header.toolbar", {}, tabs, element("div.controls", {}, modes, optimizers, filter,
+    element("div.segments", { role: "group", "aria-label": "Fold" }, button("Fold", () => actions.fold(true), { title: "Fold the outermost modules" }), button("Unfold", () => actions.fold(false), { title: "Show every layer" })),
+    element("div.segments", { role: "group", "aria-label": "Zoom" }, button("−", () => zoomBy(2), { "aria-label": "Zoom out" }), button("+", () => zoomBy(0.5), { "aria-label": "Zoom in" }), reset),
+    range), problem);
+
+  function draw(view, { optimizers: numbers, shown, whole, filterProblem }) {
+    for (const tab of tabs.children) {
+      const chosen = tab.dataset.metric === view.metric;
+      tab.setAttribute("aria-selected", String(chosen));
+      tab.tabIndex = chosen ? 0 : -1;
+    }
+    for (const mode of modes.children) mode.setAttribute("aria-pressed", String(mode.dataset.mode === view.mode));
+    modes.hidden = view.metric === "nonfinite";
+    if (optimizers.dataset.of !== numbers.join()) {
+      replace(optimizers, numbers.map((each) => element("option", { value: each }, `Optimizer ${each}`)));
+      optimizers.dataset.of = numbers.join();
+    }
+    optimizers.hidden = numbers.length < 2;
+    optimizers.value = String(view.optimizer);
+    if (filter.value !== view.filter && document.activeElement !== filter) filter.value = view.filter;
+    problem.textContent = filterProblem ?? "";
+    problem.hidden = !filterProblem;
+    reset.disabled = whole;
+    range.textContent = shown ? steps(...shown) : "";
+  }
+
+  return { element: bar, draw };
+}
+
+/** Arrow keys walk through the tabs, as tabs do everywhere. */
+function arrowTabs(event, store) {
+  const move = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!move) return;
+  const names = METRICS.map(({ name }) => name);
+  const next = (names.indexOf(store.view.metric) + move + names.length) % names.length;
+  store.change({ metric: names[next] });
+  event.currentTarget.children[next].focus();
+}
