@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,11 +27,13 @@ def test_the_table_has_exactly_the_tags_of_the_contract() -> None:
         "weight_norm/<layer>",
         "update_ratio/<layer>",
         "health/grad_norm",
+        "health/grad_norm_max",
         "health/grad_norm_clipped",
         "health/clip_coefficient",
         "health/clip_rate",
         "health/nonfinite",
         "health/skipped_steps",
+        "health/loss_max",
         "health/loss_scale",
         "health/gradient_check_error",
     ]
@@ -48,13 +51,24 @@ def test_every_tag_of_the_table_is_sent_and_no_other() -> None:
 def test_health_values() -> None:
     assert health_metrics(step_record(skipped_steps=4, loss_scale=2.0**16)) == {
         "health/grad_norm": 2.0,
+        "health/grad_norm_max": 2.5,
         "health/grad_norm_clipped": 1.0,
         "health/clip_coefficient": 0.5,
         "health/clip_rate": 0.25,
         "health/nonfinite": 0,
         "health/skipped_steps": 4,
+        "health/loss_max": 0.75,
         "health/loss_scale": 65536.0,
     }
+
+
+def test_a_spike_between_two_log_steps_is_sent() -> None:
+    window = replace(step_record().window, grad_norm_max=1e6, loss_max=1e3)
+    metrics = health_metrics(step_record(window=window))
+    assert (metrics["health/grad_norm"], metrics["health/grad_norm_max"]) == (2.0, 1e6)
+    assert metrics["health/loss_max"] == 1e3
+    nothing = replace(window, grad_norm_max=None, loss_max=None)
+    assert {"health/grad_norm_max", "health/loss_max"}.isdisjoint(health_metrics(step_record(window=nothing)))
 
 
 def test_counters_are_integers() -> None:
@@ -89,9 +103,11 @@ def test_only_what_belongs_to_an_optimizer_carries_its_number() -> None:
     record = step_record(optimizer=1, loss_scale=1.0)
     assert set(health_metrics(record)) == {
         "health/grad_norm/optimizer_1",
+        "health/grad_norm_max/optimizer_1",
         "health/grad_norm_clipped/optimizer_1",
         "health/clip_coefficient/optimizer_1",
         "health/clip_rate/optimizer_1",
+        "health/loss_max/optimizer_1",
         "health/nonfinite",
         "health/skipped_steps",
         "health/loss_scale",

@@ -46,6 +46,12 @@ HEALTH_TAGS = (
         per_optimizer=True,
     ),
     Tag(
+        "health/grad_norm_max",
+        "L2 norm",
+        "the largest of any optimizer step since the record before, so that no spike falls between two log steps",
+        per_optimizer=True,
+    ),
+    Tag(
         "health/grad_norm_clipped",
         "L2 norm",
         "the same after clipping; equal to `health/grad_norm` when nothing was clipped",
@@ -62,6 +68,12 @@ HEALTH_TAGS = (
     ),
     Tag("health/nonfinite", "count of steps", "optimizer steps so far on which something was NaN or infinite"),
     Tag("health/skipped_steps", "count of steps", "optimizer steps so far whose update was dropped"),
+    Tag(
+        "health/loss_max",
+        "as the loss",
+        "the largest loss of any optimizer step since the record before",
+        per_optimizer=True,
+    ),
     Tag("health/loss_scale", "factor", "the scale of the GradScaler; absent without one"),
     Tag(
         "health/gradient_check_error",
@@ -76,6 +88,7 @@ TAGS = LAYER_TAGS + HEALTH_TAGS
 
 def health_metrics(record: StepRecord, *, separator: str = "/") -> dict[str, float]:
     """Return the ``health`` scalars of a record by tag, with the logger's group separator."""
+    largest = {"health/grad_norm_max": record.window.grad_norm_max, "health/loss_max": record.window.loss_max}
     return health_values(
         optimizer=record.optimizer,
         grad_norm=record.grad_norm,
@@ -85,7 +98,7 @@ def health_metrics(record: StepRecord, *, separator: str = "/") -> dict[str, flo
         skipped_steps=record.skipped_steps,
         loss_scale=record.loss_scale,
         separator=separator,
-    )
+    ) | _named(largest, record.optimizer, separator)
 
 
 def health_values(
@@ -99,7 +112,10 @@ def health_values(
     loss_scale: float | None,
     separator: str = "/",
 ) -> dict[str, float]:
-    """Return the ``health`` scalars of one optimizer step by tag; those that are not finite are left out."""
+    """Return the ``health`` scalars of one optimizer step by tag, but for the maxima over several steps.
+
+    Those that are not finite are left out.
+    """
     values: dict[str, float | None] = {
         "health/grad_norm": grad_norm,
         "health/grad_norm_clipped": None if grad_norm is None else grad_norm * coefficient,
@@ -109,9 +125,7 @@ def health_values(
         "health/skipped_steps": skipped_steps,
         "health/loss_scale": loss_scale,
     }
-    suffix = f"/optimizer_{optimizer}" if optimizer else ""
-    named = {name + suffix if name in _PER_OPTIMIZER else name: value for name, value in values.items()}
-    return _finite({_separated(name, separator): value for name, value in named.items()})
+    return _named(values, optimizer, separator)
 
 
 def layer_metrics(record: StepRecord, *, separator: str = "/") -> dict[str, float]:
@@ -128,6 +142,12 @@ def gradient_check_metrics(errors: Iterable[float | None], *, separator: str = "
     """Return ``health/gradient_check_error``: the largest of the parameters' relative errors that are known."""
     known = [error for error in errors if error is not None and math.isfinite(error)]
     return {_separated("health/gradient_check_error", separator): max(known)} if known else {}
+
+
+def _named(values: Mapping[str, float | None], optimizer: int, separator: str) -> dict[str, float]:
+    suffix = f"/optimizer_{optimizer}" if optimizer else ""
+    named = {name + suffix if name in _PER_OPTIMIZER else name: value for name, value in values.items()}
+    return _finite({_separated(name, separator): value for name, value in named.items()})
 
 
 def _finite(values: Mapping[str, float | None]) -> dict[str, float]:
@@ -147,7 +167,8 @@ def as_markdown() -> str:
 # Logged tags
 
 What gradwatch sends to the loggers of a run on every log step. `/` stands for the logger's own group separator. The
-`health` values are in `trainer.callback_metrics` too, for `ModelCheckpoint(monitor=...)` and `EarlyStopping`.
+`health` values of single steps (all but `health/grad_norm_max` and `health/loss_max`) are in `trainer.callback_metrics`
+too, for `ModelCheckpoint(monitor=...)` and `EarlyStopping`.
 
 {_table(HEALTH_TAGS)}
 One group for each layer, sent while `layer_scalars` allows it (`"auto"`: at most 200 tags, three for each layer):
