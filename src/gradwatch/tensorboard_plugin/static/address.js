@@ -1,10 +1,11 @@
 // Deep links: the view in the address of TensorBoard's own page, in the form that it keeps for plugins
 // (`p.<plugin>.<key>=<value>`), beside what TensorBoard writes there itself.
 
+import { HALF_SURROGATE } from "./dom.js";
 import { METRICS, START } from "./store.js";
 
 const PREFIX = "p.numerical_health.";
-const list = { read: (text) => text.split(",").map(decodeURIComponent), write: (names) => names.map(encodeURIComponent).join(",") };
+const list = { read: (text) => text.split(",").map(decodeURIComponent), write: (names) => names.map(encoded).join(",") };
 const text = { read: (value) => value, write: (value) => value };
 const integer = { read: wholeNumber, write: String };
 const oneOf = (names) => ({ read: (value) => (names.includes(value) ? value : undefined), write: text.write });
@@ -49,8 +50,13 @@ export function writeAddress(hash, view) {
   const others = hash.replace(/^#/, "").split("&").filter((part) => part && !part.startsWith(PREFIX));
   const ours = Object.entries(KEYS)
     .filter(([key]) => view[key] !== null && JSON.stringify(view[key]) !== JSON.stringify(START[key]))
-    .map(([key, { write }]) => `${PREFIX}${key}=${encodeURIComponent(write(view[key]))}`);
+    .map(([key, { write }]) => `${PREFIX}${key}=${encoded(write(view[key]))}`);
   return `#${[...others, ...ours].join("&")}`;
+}
+
+/** Half a surrogate pair, which a name may have, has no place in an address. */
+function encoded(part) {
+  return encodeURIComponent(part.replace(HALF_SURROGATE, "\ufffd"));
 }
 
 function attempt(action) {

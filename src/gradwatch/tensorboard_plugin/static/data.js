@@ -10,6 +10,7 @@ const MOST = 200; // answers kept; more than all cards ask for in one drawing
 /** Return a cache that calls `arrived` whenever an answer has come. */
 export function createData(arrived) {
   const kept = new Map();
+  let waiting = 0;
 
   function ask(kind, fetcher, run, parameters) {
     const key = JSON.stringify([kind, run.name, parameters]);
@@ -23,18 +24,21 @@ export function createData(arrived) {
 
   async function fill(entry, answer, revision) {
     entry.revision = revision;
+    waiting += 1;
     let found;
     try {
       found = { value: await answer, error: null };
     } catch (error) {
       found = { value: entry.value, error };
     }
-    if (entry.revision !== revision) return; // a later question is under way
-    Object.assign(entry, found);
+    waiting -= 1;
+    if (entry.revision === revision) Object.assign(entry, found); // else a later question is under way
     arrived();
   }
 
   return {
+    /** Return whether answers are still to come. */
+    waits: () => waiting > 0,
     matrix: (run, { metric, optimizer, from = null, to = null, columns }) =>
       ask("matrix", fetchMatrix, run, { metric, optimizer, from, to, columns }),
     curves: (run, optimizer) => ask("curves", fetchCurves, run, { optimizer }),

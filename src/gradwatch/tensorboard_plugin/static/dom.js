@@ -1,7 +1,7 @@
 // Elements of the page. What comes from models, files and messages is only ever text: nothing here parses markup.
 
 const ACTS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
-const HALF_SURROGATE = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
+export const HALF_SURROGATE = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 
 /** Return `text` with each character that acts instead of showing (reversed text, escapes) replaced by one that shows. */
 export function plain(text) {

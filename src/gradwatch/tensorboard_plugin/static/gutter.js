@@ -1,10 +1,12 @@
 // The names beside a heatmap: unfolded modules as brackets around their layers, a click away from being folded.
 
-import { button, element, replace } from "./dom.js";
+import { button, element, replace, short } from "./dom.js";
 import { layerTitle } from "./readout.js";
 
 const LINE = 11; // pixels that a line of text needs
 const BRACKET = 15;
+const TITLED = 34; // pixels of height from which on a bracket has its name in it
+const LETTER = 6; // pixels of width
 const LEAST = 6; // pixels of height that a bracket needs
 const APART = 3; // lines between names of modules that are smaller than a line: as ticks of an axis
 const DEEPEST = 4; // brackets beside one another; deeper modules have none
@@ -22,7 +24,10 @@ export function drawGutter(gutter, { rows, spans }, height, chosen, actions) {
   const brackets = spans.filter((span) => span.depth < DEEPEST && (span.to - span.from) * height >= LEAST);
   const deepest = brackets.reduce((most, span) => Math.max(most, span.depth + 1), 0);
   const left = deepest * BRACKET + 4;
-  const names = height >= LINE ? rows.map((row, at) => name(row, at, height, left, chosen, actions)) : [];
+  const names = height >= LINE ? rows.map((row, at) => {
+    const label = short(labelOf(row, at, brackets, height), Math.max(Math.floor((gutter.clientWidth - left) / LETTER), 8));
+    return name(row, label, at, height, left, chosen, actions);
+  }) : [];
   const groups = height >= LINE ? [] : labels(brackets, height, left, actions);
   replace(gutter, brackets.map((span) => bracket(span, height, actions)), names, groups);
 }
@@ -30,21 +35,30 @@ export function drawGutter(gutter, { rows, spans }, height, chosen, actions) {
 function bracket(span, height, { fold }) {
   const tall = (span.to - span.from) * height;
   const style = { top: `${span.from * height}px`, height: `${tall - 1}px`, left: `${span.depth * BRACKET}px` };
-  const text = tall >= 34 ? element("span", {}, lastParts(span.label, tall / 6.2)) : null;
+  const text = tall >= TITLED ? element("span", {}, lastParts(span.label, tall / 6.2)) : null;
   const title = `${span.path} (${span.to - span.from} rows): click to fold`;
   return button(text, () => fold(span.path), { class: "bracket", style, title, "aria-expanded": "true", "aria-label": `Fold ${span.path}` });
 }
 
-function name(row, at, height, left, chosen, { fold, layer }) {
+/** Return the name of a row without the modules around it that are named in their brackets. */
+function labelOf(row, at, brackets, height) {
+  const around = brackets.filter((span) => span.from <= at && at < span.to).sort((a, b) => a.depth - b.depth);
+  const untitled = around.findIndex((span) => (span.to - span.from) * height < TITLED);
+  const named = (untitled < 0 ? around : around.slice(0, untitled)).at(-1);
+  if (row.name === "") return layerTitle("");
+  return named ? row.name.slice(named.path.length + 1) || "(itself)" : row.name;
+}
+
+function name(row, label, at, height, left, chosen, { fold, layer }) {
   const style = { top: `${at * height}px`, height: `${height}px`, left: `${left}px` };
+  const whole = layerTitle(row.name, 400);
   if (row.folded) {
-    const title = `${row.name} (${row.members.length} layers): click to unfold`;
-    const label = [row.label, element("small", {}, ` ${row.members.length}`)];
-    return button(label, () => fold(row.name), { class: "name folded", style, title, "aria-expanded": "false", "aria-label": `Unfold ${row.name}` });
+    const title = `${whole} (${row.members.length} layers): click to unfold`;
+    const content = [label, element("small", {}, ` ${row.members.length}`)];
+    return button(content, () => fold(row.name), { class: "name folded", style, title, "aria-expanded": "false", "aria-label": `Unfold ${whole}` });
   }
-  const pressed = String(row.name === chosen);
-  return button(row.label === "(root)" ? layerTitle("") : row.label, () => layer(row.name), {
-    class: "name", style, title: layerTitle(row.name, 400), "aria-pressed": pressed, "aria-label": `Curves of ${layerTitle(row.name, 400)}`,
+  return button(label, () => layer(row.name), {
+    class: "name", style, title: whole, "aria-pressed": String(row.name === chosen), "aria-label": `Curves of ${whole}`,
   });
 }
 

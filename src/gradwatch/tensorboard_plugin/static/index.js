@@ -23,12 +23,12 @@ export async function render() {
   const data = createData(() => store.refresh());
   const shared = createShared(data);
   const cards = new Map();
-  const page = { runs: null, problem: null };
+  const page = { runs: null, problem: null, loading: false };
   const app = { store, data, bounds: () => shared.bounds(chosenRuns()), point: (step) => cards.forEach((card) => card.point(step)) };
 
   const sidebar = createRuns(store);
   const toolbar = createToolbar(store, {
-    fold: (folds) => store.change({ folded: folds ? shared.outermost(chosenRuns(), store.view) : [] }),
+    fold: (depth) => store.change({ folded: depth === null ? [] : shared.foldedPaths(chosenRuns(), store.view, depth) }),
     zoom: (change) => store.change({ zoom: settled(change(rangeAxis()), app.bounds()) }),
   });
   const legend = createLegend();
@@ -52,10 +52,11 @@ export async function render() {
     sidebar.element.hidden = toolbar.element.hidden = empty;
     legend.element.hidden = !seen.pictures.size;
     replace(notice, message(page, runs));
-    toolbar.draw(view, { optimizers: seen.optimizers, shown: runs.length ? seen.range : null, whole: view.zoom === null, filterProblem: seen.filterProblem });
+    toolbar.draw(view, { ...seen, shown: runs.length ? seen.range : null, whole: view.zoom === null });
     legend.draw(view, seen.scale, seen.dark);
     keepCards(runs);
     for (const run of runs) cards.get(run.name).draw(view, seen, run);
+    main.setAttribute("aria-busy", String(page.loading || data.waits()));
   }
 
   /** Have one card a chosen run, in the order of the runs; a card that stays keeps its state. */
@@ -68,16 +69,18 @@ export async function render() {
   }
 
   async function load() {
+    page.loading = true;
+    main.setAttribute("aria-busy", "true");
     try {
       const runs = await fetchRuns();
       if (runs) page.runs = runs;
       if (runs && store.view.runs === null && runs.length) store.change({ runs: [firstChoice(runs).name] });
-      if (runs || page.problem) store.refresh();
       page.problem = null;
     } catch (error) {
       page.problem = error.message;
-      store.refresh();
     }
+    page.loading = false;
+    store.refresh();
   }
 
   store.follow(draw);

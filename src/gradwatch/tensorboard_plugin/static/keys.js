@@ -1,6 +1,7 @@
 // Keys of a heatmap: arrows move a cursor over its cells, Enter opens one, plus, minus and 0 zoom.
 
-import { zoomed, moved } from "./gestures.js";
+import { moved, zoomed } from "./gestures.js";
+import { columnAt } from "./picture.js";
 
 const MOVES = {
   ArrowUp: [-1, 0],
@@ -9,9 +10,9 @@ const MOVES = {
   ArrowRight: [0, 1],
   PageUp: [-10, 0],
   PageDown: [10, 0],
-  Home: [0, -Infinity],
-  End: [0, Infinity],
 };
+
+const ENDS = { Home: "first", End: "last" }; // of the steps in view
 
 const bounded = (value, most) => Math.min(Math.max(value, 0), most);
 
@@ -28,7 +29,11 @@ export function moveCursor(event, cursor, begins, { axis, matrix, visible }, car
     card.zoom(moved(axis, (move[1] * (axis.last - axis.first + 1)) / 4));
     return {};
   }
-  if (move && begins) return { cursor };
+  if ((move || event.key in ENDS) && begins) return { cursor };
+  if (event.key in ENDS) {
+    const step = bounded(axis[ENDS[event.key]], matrix.last.at(-1));
+    return { cursor: { row: cursor.row, column: Math.max(columnAt(matrix, step), 0) } };
+  }
   if (move) {
     const row = bounded(cursor.row + move[0], visible.rows.length - 1);
     return { cursor: { row, column: bounded(cursor.column + move[1], matrix.last.length - 1) } };

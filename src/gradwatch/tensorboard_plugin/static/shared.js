@@ -3,7 +3,7 @@
 import { absoluteScale, countScale, relativeScale } from "./scales.js";
 import { ratiosOf } from "./picture.js";
 import { layersOf } from "./requests.js";
-import { layerFilter, layerTree, modules, visibleRows } from "./tree.js";
+import { foldedAt, layerFilter, layerTree, levels, visibleRows } from "./tree.js";
 
 const COLUMNS = 1000; // of a whole run
 const TILE_COLUMNS = 2400; // of a part of it, see `tile`
@@ -65,20 +65,19 @@ export function createShared(data) {
       scale: scaleOf([...found.values()].map(({ whole }) => whole).filter(Boolean), drawn),
       visible: visibleOf(view, filter),
       filterProblem: filter.problem,
+      depths: Math.max(0, ...trees(runs, view).map(levels)),
       optimizers: [...new Set(runs.flatMap((run) => run.optimizers.map((one) => one.optimizer)))].sort((a, b) => a - b),
     };
   }
 
-  /** Return the paths of the outermost modules of the runs; where there is but one, of those inside it. */
-  function outermost(runs, { optimizer }) {
-    const paths = runs.flatMap((run) => {
-      const tops = layerTree(layersOf(run, optimizer)).filter((node) => node.children.length);
-      return (tops.length === 1 ? modules(tops[0].children).filter((node) => node.depth === 1) : tops).map((node) => node.path);
-    });
-    return [...new Set(paths)];
+  const trees = (runs, { optimizer }) => runs.map((run) => layerTree(layersOf(run, optimizer)));
+
+  /** Return the paths of the modules to fold at a depth, in all runs. */
+  function foldedPaths(runs, view, depth) {
+    return [...new Set(trees(runs, view).flatMap((tree) => foldedAt(tree, depth)))];
   }
 
-  return { bounds, range, prepare, outermost };
+  return { bounds, range, prepare, foldedPaths };
 }
 
 /**

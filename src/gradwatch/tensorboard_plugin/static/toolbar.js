@@ -5,9 +5,10 @@ import { steps } from "./formats.js";
 import { zoomed } from "./gestures.js";
 import { METRICS } from "./store.js";
 
+const DEEPEST = 4;
 const MODES = [["absolute", "Absolute"], ["relative", "Relative to running median"]];
 
-/** Return the bar above the runs: `{element, draw}`. `actions` has `fold(depth)` and `zoom(range)`. */
+/** Return the bar above the runs: `{element, draw}`. `actions` has `fold(depth)` (null: unfold all) and `zoom(change)`. */
 export function createToolbar(store, actions) {
   const tabs = element("div.tabs", { role: "tablist", "aria-label": "Metric" }, METRICS.map(({ name, title }) =>
     button(title, () => store.change({ metric: name }), { role: "tab", "data-metric": name })));
@@ -15,6 +16,7 @@ export function createToolbar(store, actions) {
   const modes = element("div.segments", { role: "group", "aria-label": "Values" }, MODES.map(([mode, title]) =>
     button(title, () => store.change({ mode }), { "data-mode": mode })));
   const optimizers = element("select.field", { "aria-label": "Optimizer", on: { change: (event) => store.change({ optimizer: Number(event.target.value), layer: null }) } });
+  const depths = element("div.segments", { role: "group", "aria-label": "Depth of modules" });
   const filter = element("input.field.filter", { type: "search", placeholder: "Filter layers (regex)", "aria-label": "Filter layers by a regular expression", "aria-describedby": "filter-problem",
     on: { input: () => store.change({ filter: filter.value }) } });
   const problem = element("p.problem", { id: "filter-problem", role: "status" });
@@ -22,11 +24,12 @@ export function createToolbar(store, actions) {
   const zoomBy = (factor) => actions.zoom((axis) => zoomed(axis, factor));
   const reset = button("All steps", () => store.change({ zoom: null }), { title: "Show all steps (0, or a double click)" });
   const bar = element("header.toolbar", {}, tabs, element("div.controls", {}, modes, optimizers, filter,
-    element("div.segments", { role: "group", "aria-label": "Fold" }, button("Fold", () => actions.fold(true), { title: "Fold the outermost modules" }), button("Unfold", () => actions.fold(false), { title: "Show every layer" })),
+    depths,
     element("div.segments", { role: "group", "aria-label": "Zoom" }, button("−", () => zoomBy(2), { "aria-label": "Zoom out" }), button("+", () => zoomBy(0.5), { "aria-label": "Zoom in" }), reset),
     range), problem);
 
-  function draw(view, { optimizers: numbers, shown, whole, filterProblem }) {
+  function draw(view, seen) {
+    const { optimizers: numbers, shown, whole, filterProblem } = seen;
     for (const tab of tabs.children) {
       const chosen = tab.dataset.metric === view.metric;
       tab.setAttribute("aria-selected", String(chosen));
@@ -40,6 +43,7 @@ export function createToolbar(store, actions) {
     }
     optimizers.hidden = numbers.length < 2;
     optimizers.value = String(view.optimizer);
+    drawDepths(depths, seen, view, actions);
     if (filter.value !== view.filter && document.activeElement !== filter) filter.value = view.filter;
     problem.textContent = filterProblem ?? "";
     problem.hidden = !filterProblem;
@@ -48,6 +52,17 @@ export function createToolbar(store, actions) {
   }
 
   return { element: bar, draw };
+}
+
+/** One button a level of modules, and one for every layer. */
+function drawDepths(box, { depths }, { folded }, { fold }) {
+  const count = Math.min(depths, DEEPEST);
+  box.hidden = !count;
+  if (box.children.length !== count + 1) {
+    const levels = Array.from({ length: count }, (_, at) => button(String(at + 1), () => fold(at), { "aria-label": `Fold to depth ${at + 1}`, title: `Modules ${at + 1} level${at ? "s" : ""} deep as one row each` }));
+    replace(box, levels, button("All layers", () => fold(null), { title: "Unfold everything" }));
+  }
+  box.lastChild.setAttribute("aria-pressed", String(!folded.length));
 }
 
 /** Arrow keys walk through the tabs, as tabs do everywhere. */

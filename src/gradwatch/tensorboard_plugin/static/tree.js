@@ -27,8 +27,7 @@ function branches(names, parts, start, end, level, depth) {
 /** Return one node; a module with nothing but one module inside is written as one: `model.encoder`. */
 function branch(names, parts, start, end, level, depth) {
   if (end - start === 1) {
-    const label = parts[start].slice(level).join(".") || (names[start] ? "(itself)" : "(root)");
-    return { path: names[start], label, depth, start, end, children: [] };
+    return { path: names[start], label: parts[start].slice(level).join("."), depth, start, end, children: [] };
   }
   let deep = level + 1;
   const same = (at) => parts.slice(start, end).every((part) => part.length > at + 1 && part[at] === parts[start][at]);
@@ -43,12 +42,22 @@ export function modules(nodes) {
   return nodes.flatMap((node) => (node.children.length ? [node, ...modules(node.children)] : []));
 }
 
+/** Return the paths of the modules to fold so that modules `depth` levels below the top are the innermost seen. */
+export function foldedAt(nodes, depth) {
+  return [...new Set(modules(nodes).filter((node) => node.depth === depth).map((node) => node.path))];
+}
+
+/** Return how many levels of modules a tree has. */
+export function levels(nodes) {
+  return modules(nodes).reduce((most, node) => Math.max(most, node.depth + 1), 0);
+}
+
 /**
  * Return the rows to draw, and the modules that are unfolded around them.
  *
  * @param {Set<string>} folded paths of folded modules; one row stands for all layers of such a module.
  * @param {(name: string) => boolean} wanted which layers pass the filter.
- * @returns {{rows: {name: string, label: string, members: number[], folded: boolean}[],
+ * @returns {{rows: {name: string, members: number[], folded: boolean}[],
  *            spans: {path: string, label: string, depth: number, from: number, to: number}[]}}
  */
 export function visibleRows(nodes, names, folded, wanted) {
@@ -59,7 +68,7 @@ export function visibleRows(nodes, names, folded, wanted) {
     if (!members.length) return;
     const { path, label, depth } = node;
     if (!node.children.length || folded.has(path)) {
-      rows.push({ name: path, label, members, folded: node.children.length > 0 });
+      rows.push({ name: path, members, folded: node.children.length > 0 });
       return;
     }
     const span = { path, label, depth, from: rows.length, to: 0 };
