@@ -21,8 +21,9 @@ Routes, below ``/data/plugin/numerical_health/`` (all GET; ``run`` is a run's na
     Binary: the layers' values as columns over steps. ``from`` and ``to`` are log steps, both included and optional.
     Neighbouring rows are put together, by the largest value, until at most ``columns`` are left: those whose last
     step falls into the same of ``columns`` equal parts of the range. Header ``{"layers": [...], "first": [...],
-    "last": [...], "rows": n, "dtype": "float32", "shape": [columns, layers]}``: column ``i`` stands for log steps
-    ``first[i]`` to ``last[i]``, and ``rows`` rows lie in the range. The values follow, float32, column by column.
+    "last": [...], "rows": n, "note": null | text, "dtype": "float32", "shape": [columns, layers]}``: column ``i``
+    stands for log steps ``first[i]`` to ``last[i]``, ``rows`` rows lie in the range, and the note says if some were
+    damaged. The values follow, float32, column by column.
 
 ``layer?run=&optimizer=0&layer=<index into "layers">``
     Binary: one layer at full row resolution. Header ``{"layer": name, "metrics": [...], "first": [...], "last":

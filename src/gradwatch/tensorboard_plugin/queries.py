@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,7 +51,8 @@ class Queries:
         """Return a metric of all layers over steps."""
         rows = within(self._layers(source, run, optimizer, metric), begin, end)
         shown = pooled(rows, columns, begin, end)
-        return frame({"layers": shown.names, **_range(shown), "rows": len(rows.last)}, shown.values)
+        note = UNREADABLE if rows.damaged else None
+        return frame({"layers": shown.names, **_range(shown), "rows": len(rows.last), "note": note}, shown.values)
 
     def layer(self, source: Source, run: RunIndex, optimizer: int, layer: int) -> bytes:
         """Return all metrics of one layer, row by row."""
@@ -121,12 +123,19 @@ class Queries:
     def _row_counts(self, source: Source, runs: dict[str, RunIndex]) -> dict[str, int]:
         """Return how many rows each run has, by the number that its last one bears: in one question for all runs."""
         tags = {run.name: run.tags("curves") for run in runs.values()}
-        wanted = {tag for several in tags.values() for tag in several}
         try:
-            last = source.read([name for name in tags if tags[name]], wanted, 1) if wanted else {}
-        except Exception:  # noqa: BLE001 - a damaged run spoils the answer for all; the number is for display only
-            return {}
+            last = _last_rows(source, tags)
+        except Exception:  # noqa: BLE001 - a damaged run spoils the answer for all: ask for one at a time
+            last = {}
+            for name, several in tags.items():
+                with suppress(Exception):
+                    last |= _last_rows(source, {name: several})
         return {name: sum(_number(data.get(tag, ())) for tag in tags[name]) for name, data in last.items()}
+
+
+def _last_rows(source: Source, tags: dict[str, list[str]]) -> dict[str, dict[str, Sequence[TensorDatum]]]:
+    wanted = {tag for several in tags.values() for tag in several}
+    return source.read([name for name in tags if tags[name]], wanted, 1) if wanted else {}
 
 
 def _optimizers(run: RunIndex) -> list[dict[str, Any]]:
