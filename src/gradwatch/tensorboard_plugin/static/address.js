@@ -5,7 +5,10 @@ import { HALF_SURROGATE } from "./dom.js";
 import { METRICS, START } from "./store.js";
 
 const PREFIX = "p.numerical_health.";
-const list = { read: (text) => text.split(",").map(decodeURIComponent), write: (names) => names.map(encoded).join(",") };
+const list = {
+  read: (text) => (text ? text.split(",").map(decodeURIComponent) : []),
+  write: (names) => names.map(encoded).join(","),
+};
 const text = { read: (value) => value, write: (value) => value };
 const integer = { read: wholeNumber, write: String };
 const oneOf = (names) => ({ read: (value) => (names.includes(value) ? value : undefined), write: text.write });
@@ -47,7 +50,10 @@ export function readAddress(hash) {
 
 /** Return `hash` with the view in it; what is as at the start is left out. */
 export function writeAddress(hash, view) {
-  const others = hash.replace(/^#/, "").split("&").filter((part) => part && !part.startsWith(PREFIX));
+  const others = hash
+    .replace(/^#/, "")
+    .split("&")
+    .filter((part) => part && !part.startsWith(PREFIX));
   const ours = Object.entries(KEYS)
     .filter(([key]) => view[key] !== null && JSON.stringify(view[key]) !== JSON.stringify(START[key]))
     .map(([key, { write }]) => `${PREFIX}${key}=${encoded(write(view[key]))}`);

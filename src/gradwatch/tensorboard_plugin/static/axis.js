@@ -9,7 +9,8 @@ export function roundValues(low, high, most, least = 0) {
   const unit = 10 ** Math.floor(Math.log10(rough));
   const step = Math.max(unit * ROUND.find((factor) => unit * factor >= rough * 0.999), least);
   const values = [];
-  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + 1e-9 * step; index += 1) values.push(index * step);
+  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + 1e-9 * step; index += 1)
+    values.push(index * step + 0); // no -0
   return values;
 }
 
@@ -39,7 +40,7 @@ export function clampRange([from, to], [first, last]) {
   return [start, start + span];
 }
 
-/** Return an axis of values from the bottom (0) to the top (1), by orders of magnitude where they span more than 30×. */
+/** Return an axis of values, from 0 at the bottom to 1; by orders of magnitude where they span more than 30×. */
 export function valueAxis(values, { log = null, bottom = null, top = null } = {}) {
   const known = values.filter((value) => Number.isFinite(value));
   if (bottom !== null) known.push(bottom);
@@ -63,7 +64,9 @@ function logarithmic(values) {
   const [low, high] = [ends[0] - air, ends[1] + air];
   const place = (value) => (value > 0 ? (Math.log10(value) - low) / (high - low) : NaN);
   const ticks = (most) => {
-    const powers = roundValues(Math.ceil(low), Math.floor(high), most, 1).filter((power) => power >= low && power <= high);
+    const powers = roundValues(Math.ceil(low), Math.floor(high), most, 1).filter(
+      (power) => power >= low && power <= high,
+    );
     return powers.length > 1 ? powers.map((power) => 10 ** power) : [10 ** (low + air), 10 ** (high - air)];
   };
   return { place, ticks };

@@ -8,7 +8,6 @@ import { button, element, replace, short } from "./dom.js";
 import { countsText, createEvents } from "./events.js";
 import { steps } from "./formats.js";
 import { settled } from "./gestures.js";
-import { happeningsOf } from "./happenings.js";
 import { createHeatmap } from "./heatmap.js";
 import { broken } from "./notices.js";
 import { layerTitle } from "./readout.js";
@@ -50,37 +49,64 @@ export function createCard(app, run) {
   const layerHead = element("div.section", { hidden: true });
   const hair = element("div.hair", { hidden: true });
   const chosen = element("div.hair.chosen", { hidden: true });
+  const deaths = element("div");
   const lanes = [heatmap, top, timeline, ...runCharts];
-  const plots = element("div.plots", {}, lanes.flatMap(({ gutter, plot }) => [gutter, plot]), layerHead,
-    [...layerCharts, bottom].flatMap(({ gutter, plot }) => [gutter, plot]), element("div.hairs", {}, hair, chosen));
+  const plots = element(
+    "div.plots",
+    {},
+    lanes.flatMap(({ gutter, plot }) => [gutter, plot]),
+    layerHead,
+    [...layerCharts, bottom].flatMap(({ gutter, plot }) => [gutter, plot]),
+    element("div.hairs", {}, deaths, hair, chosen),
+  );
   const [bars, events, checks] = [createStepBars(card), createEvents(card), createChecks(card)];
-  const article = element("article.card", { "data-run": run.name }, element("div.title", {}, title, summary), problem, plots, heatmap.live, bars.element, events.element, checks.element);
-  let happenings = { of: null, last: null, list: [] };
+  const article = element(
+    "article.card",
+    { "data-run": run.name },
+    element("div.title", {}, title, summary),
+    problem,
+    plots,
+    heatmap.live,
+    bars.element,
+    events.element,
+    checks.element,
+  );
 
   /** Draw the run as `view` and `shared` (range, scale, visible layers by matrix) want it. */
   function draw(view, shared, now) {
     card.run = now;
     const { matrix, error } = shared.pictures.get(now.name) ?? {};
-    const trouble = now.note && !now.rows ? now.note : error?.message;
-    replace(problem, trouble && broken(short(trouble, 600)));
+    const happened = data.events(now);
+    const curves = now.rows ? data.curves(now, view.optimizer) : {};
+    showTrouble(problem, now, error ?? happened.error ?? curves.error);
     plots.hidden = !matrix;
-    const told = data.events(now).value ?? NOTHING;
-    if (happenings.of !== told || happenings.last !== now.last) happenings = { of: told, last: now.last, list: happeningsOf(told, now.last) };
-    summary.textContent = now.rows ? [steps(now.first, now.last), countsText(now.findings, now.incidents), ending(told)].filter(Boolean).join(" · ") : "";
+    const told = happened.value ?? NOTHING;
+    const happenings = shared.happenings(now);
+    summary.textContent = now.rows
+      ? [steps(now.first, now.last), countsText(now.findings, now.incidents), ending(told)].filter(Boolean).join(" · ")
+      : "";
     const width = plots.querySelector(".plot:not([hidden])")?.clientWidth ?? 0;
     const axis = stepAxis(shared.range, width);
-    const context = { view, axis, dark: shared.dark, scale: shared.scale, matrix, visible: matrix && shared.visible(matrix) };
-    if (matrix && width) drawLanes(context, now);
-    events.draw(context, happenings.list);
+    const context = {
+      view,
+      axis,
+      dark: shared.dark,
+      scale: shared.scale,
+      matrix,
+      visible: matrix && shared.visible(matrix),
+    };
+    if (matrix && width) drawLanes(context, now, happenings);
+    events.draw(context, happenings);
     checks.draw(told.checks);
     drawStep(context, now);
     placeHair(chosen, axis, view.step);
     card.axis = axis;
   }
 
-  function drawLanes(context, now) {
+  function drawLanes(context, now, happenings) {
     heatmap.draw(context);
-    timeline.draw(context, happenings.list);
+    timeline.draw(context, happenings);
+    drawDeaths(deaths, context.axis, happenings);
     top.draw(context);
     const curves = data.curves(now, context.view.optimizer).value;
     for (const lane of runCharts) lane.draw(context, curves);
@@ -89,7 +115,12 @@ export function createCard(app, run) {
     const known = layer !== null && layers.includes(layer);
     const values = known ? data.layer(now, context.view.optimizer, layers.indexOf(layer)).value : null;
     layerHead.hidden = !known;
-    if (known) replace(layerHead, element("h3", { title: layerTitle(layer, 400) }, `Layer ${layerTitle(layer, 80)}`), button("Close", () => store.change({ layer: null }), { class: "quiet" }));
+    if (known)
+      replace(
+        layerHead,
+        element("h3", { title: layerTitle(layer, 400) }, `Layer ${layerTitle(layer, 80)}`),
+        button("Close", () => store.change({ layer: null }), { class: "quiet" }),
+      );
     for (const lane of layerCharts) lane.draw(context, values);
     bottom.draw(context);
   }
@@ -100,7 +131,10 @@ export function createCard(app, run) {
     const row = curves ? rowAt(curves, step) : -1;
     if (row < 0 || !context.matrix || columnAt(context.matrix, step) < 0) return bars.draw(context, null);
     const [from, to] = [curves.first[row], curves.last[row]];
-    const found = METRICS.map(({ name: metric }) => [metric, data.matrix(now, { metric, optimizer, from, to, columns: 1 }).value]);
+    const found = METRICS.map(({ name: metric }) => [
+      metric,
+      data.matrix(now, { metric, optimizer, from, to, columns: 1 }).value,
+    ]);
     if (found.every(([, matrix]) => matrix)) bars.draw(context, Object.fromEntries(found));
   }
 
@@ -114,10 +148,30 @@ export function createCard(app, run) {
   return { element: article, draw, point };
 }
 
+/** Say why a run cannot be shown, or what of it is missing. */
+function showTrouble(box, { note, rows }, error) {
+  if (error) replace(box, broken(short(error.message, 600)));
+  else if (note && !rows) replace(box, broken(short(note, 600)));
+  else replace(box, note && element("p.note", {}, short(note, 600)));
+}
+
 function placeHair(hair, axis, step) {
   const inside = step !== null && step >= axis.first - 0.5 && step <= axis.last + 0.5;
   hair.hidden = !inside;
   if (inside) hair.style.left = `${axis.pixel(Math.round(step))}px`;
+}
+
+/** Draw a line through all panels where something became non-finite. */
+function drawDeaths(box, axis, happenings) {
+  const inView = happenings.filter(
+    (one) => one.severity === "incident" && one.from >= axis.first && one.from <= axis.last,
+  );
+  replace(
+    box,
+    inView
+      .slice(0, MOST_LINES)
+      .map((one) => element("div.hair.incident", { style: { left: `${axis.pixel(one.from)}px` } })),
+  );
 }
 
 /** Return how a run ended, in words; nothing of one that is running, or was killed. */
@@ -127,6 +181,7 @@ function ending({ starts, ends }) {
   return end.status === "nonfinite" ? "died of a non-finite value" : short(end.status, 40);
 }
 
+const MOST_LINES = 50;
 const NOTHING = { findings: [], incidents: [], checks: [], starts: [], ends: [] };
 
 const toggled = (paths, path) => (paths.includes(path) ? paths.filter((other) => other !== path) : [...paths, path]);

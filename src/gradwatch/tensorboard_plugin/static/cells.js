@@ -4,7 +4,8 @@
 // step stays visible however much is put together. What is not known (no gradient) is less than all.
 
 export const NOT_KNOWN = -3.4028234663852886e38; // the lowest float32, as serialization/tensorboard_rows.py has it
-const WINDOW = 51; // columns
+const PART = 0.1; // of the columns are the past that a running median looks at,
+const [LEAST, MOST] = [9, 51]; // but at least and at most so many
 
 /** Return the larger of two values: NaN, then infinity, then finite, then not known. */
 export function larger(a, b) {
@@ -21,8 +22,8 @@ export function farther(a, b) {
 /**
  * Return values divided by the running median of their layer.
  *
- * The median is over the positive, finite values of the last 51 columns, this one included: a spike is compared with what
- * came before it, and a level that has changed for good becomes the usual one again.
+ * The median is over the last positive, finite values, this one included: of a tenth of the columns, but of 9 to 51. A
+ * spike is compared with what came before it, and a level that has changed for good becomes the usual one again.
  *
  * @param {Float32Array} values [columns, layers], as the back end sends them.
  * @returns {Float32Array} the same shape; what is not positive and finite stays as it is.
@@ -30,8 +31,9 @@ export function farther(a, b) {
 export function relativeToMedian(values, layers) {
   const ratios = new Float32Array(values.length);
   const columns = layers ? values.length / layers : 0;
-  const kept = new Float32Array(WINDOW); // in the order of their steps, a ring
-  const sorted = new Float32Array(WINDOW);
+  const window = Math.min(Math.max(Math.round(PART * columns), LEAST), MOST);
+  const kept = new Float32Array(window); // in the order of their steps, a ring
+  const sorted = new Float32Array(window);
   for (let layer = 0; layer < layers; layer += 1) {
     let seen = 0;
     for (let column = 0; column < columns; column += 1) {
@@ -39,12 +41,12 @@ export function relativeToMedian(values, layers) {
       const value = values[index];
       ratios[index] = value;
       if (!(value > 0 && value < Infinity)) continue;
-      const size = Math.min(seen, WINDOW);
-      if (size === WINDOW) remove(sorted, size, kept[seen % WINDOW]);
-      insert(sorted, Math.min(size, WINDOW - 1), value);
-      kept[seen % WINDOW] = value;
+      const size = Math.min(seen, window);
+      if (size === window) remove(sorted, size, kept[seen % window]);
+      insert(sorted, Math.min(size, window - 1), value);
+      kept[seen % window] = value;
       seen += 1;
-      ratios[index] = value / middle(sorted, Math.min(seen, WINDOW));
+      ratios[index] = value / middle(sorted, Math.min(seen, window));
     }
   }
   return ratios;

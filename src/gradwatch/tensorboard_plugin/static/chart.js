@@ -32,27 +32,37 @@ export function createChart(card, about) {
     point: (x) => card.point(x === null ? null : shown.axis.step(x)),
   });
 
-  const has = (data) => about.curves.some(({ name }) => data?.series[name]?.some((value) => value !== null));
+  const known = (data) => about.curves.filter(({ name }) => data?.series[name]?.some((value) => value !== null));
 
   function draw({ axis, dark }, data) {
-    const present = has(data);
-    gutter.hidden = plot.hidden = !present;
-    if (!present || axis.width < 1) return;
+    const curves = shown?.data === data ? shown.curves : known(data);
+    gutter.hidden = plot.hidden = !curves.length;
+    if (!curves.length || axis.width < 1) return;
     const key = [data, axis.first, axis.last, axis.width, dark];
     if (shown && key.every((part, at) => part === shown.key[at])) return;
     const range = visibleRange(data, axis);
-    shown = { axis, data, range, key };
-    paint(canvas, plot, shown, about, ticks);
+    shown = { axis, data, curves, range, key };
+    paint(canvas, plot, shown, about.axis, ticks);
     read(null);
   }
 
   /** Show the values at a step, or the last ones in view. */
   function read(step) {
     if (!shown || plot.hidden) return;
-    const { data, range } = shown;
+    const { data, curves, range } = shown;
     const at = step === null ? Math.max(range[1] - 1, 0) : rowAt(data, step);
-    replace(readings, about.curves.filter(({ name }) => data.series[name]).map(({ name, label, tone }) =>
-      element(`span.reading.${tone}`, {}, element("i"), `${label} `, element("span.value", {}, at < 0 ? "–" : number(data.series[name][at])))));
+    replace(
+      readings,
+      curves.map(({ name, label, tone }) =>
+        element(
+          `span.reading.${tone}`,
+          {},
+          element("i"),
+          `${label} `,
+          element("span.value", {}, at < 0 ? "–" : number(data.series[name][at])),
+        ),
+      ),
+    );
   }
 
   return { name: about.title, gutter, plot, draw, read };
@@ -79,7 +89,7 @@ function visibleRange({ last }, axis) {
   return [Math.max(lowerBound(last, axis.first) - 1, 0), Math.min(lowerBound(last, axis.last) + 2, last.length)];
 }
 
-function paint(canvas, plot, { axis, data, range }, about, ticks) {
+function paint(canvas, plot, { axis, data, curves, range }, scale, ticks) {
   const height = plot.clientHeight;
   const density = window.devicePixelRatio || 1;
   canvas.width = Math.round(axis.width * density);
@@ -88,9 +98,8 @@ function paint(canvas, plot, { axis, data, range }, about, ticks) {
   context.scale(density, density);
   const style = getComputedStyle(plot);
   const colour = (name) => style.getPropertyValue(`--${name}`).trim();
-  const curves = about.curves.filter(({ name }) => data.series[name]);
   const inView = curves.flatMap(({ name }) => data.series[name].slice(...range)).filter((value) => value !== null);
-  const values = valueAxis(inView, about.axis);
+  const values = valueAxis(inView, scale);
   const y = (value) => 4 + (height - 8) * (1 - values.place(value));
   drawTicks(context, ticks, values.ticks(height > 50 ? 3 : 2), y, axis.width, height, colour("rule"));
   for (const curve of [...curves].reverse()) drawCurve(context, curve, data, range, axis, y, colour, height);
@@ -105,7 +114,10 @@ function drawTicks(context, ticks, values, y, width, height, colour) {
     context.lineTo(width, Math.round(y(value)) + 0.5);
     context.stroke();
   }
-  replace(ticks, inside.map((value) => element("span", { style: { top: `${y(value)}px` } }, number(value, 3))));
+  replace(
+    ticks,
+    inside.map((value) => element("span", { style: { top: `${y(value)}px` } }, number(value, 3))),
+  );
 }
 
 function drawCurve(context, { name, tone, style }, data, [from, to], axis, y, colour, height) {
@@ -120,7 +132,8 @@ function drawCurve(context, { name, tone, style }, data, [from, to], axis, y, co
   context.setLineDash([]);
   context.fillStyle = colour("incident");
   for (let row = from; row < to; row += 1) {
-    if (values[row] !== null && !Number.isFinite(values[row])) context.fillRect(axis.pixel(data.last[row]) - 1.5, 0, 3, 7);
+    if (values[row] !== null && !Number.isFinite(values[row]))
+      context.fillRect(axis.pixel(data.last[row]) - 1.5, 0, 3, 7);
   }
 }
 

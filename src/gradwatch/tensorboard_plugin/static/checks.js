@@ -24,7 +24,10 @@ export function createChecks(card) {
     if (shown && shown[0] === checks && shown[1] === opened) return;
     shown = [checks, opened];
     heading.textContent = `Gradient checks (${whole(checks.length)})`;
-    replace(body, table(["step", "verdict", "reason", "largest error", "parameters"], checks.slice(-MOST).reverse().map(row), 3));
+    replace(
+      body,
+      table(["step", "verdict", "reason", "largest error", "parameters"], checks.slice(-MOST).reverse().map(row), 3),
+    );
   }
 
   function row(check) {
@@ -34,8 +37,16 @@ export function createChecks(card) {
       card.store.refresh();
     };
     const parameters = Object.entries(check.parameters ?? {});
-    const verdict = element(`span.verdict.${check.verdict === "pass" ? "good" : check.verdict === "mismatch" ? "error" : "note"}`, {}, words(check.verdict));
-    const label = button(count(parameters.length, "tensor"), open, { class: "quiet", "aria-expanded": String(opened === key) });
+    const verdict = element(
+      `span.verdict.${check.verdict === "pass" ? "good" : check.verdict === "mismatch" ? "error" : "note"}`,
+      {},
+      words(check.verdict),
+    );
+    const label = button(count(parameters.length, "tensor"), open, {
+      class: "quiet",
+      "data-key": key,
+      "aria-expanded": String(opened === key),
+    });
     const told = [short(check.reason, 400), opened === key && detail(parameters)];
     return [whole(check.log_step ?? check.step), verdict, told, number(largest(check, parameters), 3), label];
   }
@@ -45,14 +56,26 @@ export function createChecks(card) {
 
 /** Return the largest relative error of what passes or mismatches: other errors say nothing. */
 function largest(check, parameters) {
-  const judged = [[check.verdict, check.relative_error], ...parameters.map(([, one]) => [one.correct, one.relative_error])];
-  const errors = judged.filter(([verdict, error]) => ["pass", "mismatch"].includes(verdict) && error !== null && error !== undefined);
+  const judged = [
+    [check.verdict, check.relative_error],
+    ...parameters.map(([, one]) => [one.correct, one.relative_error]),
+  ];
+  const errors = judged.filter(
+    ([verdict, error]) => ["pass", "mismatch"].includes(verdict) && error !== null && error !== undefined,
+  );
   return errors.reduce((most, [, error]) => (most === null || numeric(error) > most ? numeric(error) : most), null);
 }
 
 function detail(parameters) {
   const sorted = [...parameters].sort(([, a], [, b]) => RANK.indexOf(a.correct) - RANK.indexOf(b.correct));
-  const rows = sorted.slice(0, MOST_PARAMETERS).map(([name, one]) => [short(name, 120), words(one.correct),
-    ...[one.relative_error, one.norm_error, one.precision_error, one.cosine].map((value) => number(numeric(value), 3))]);
+  const rows = sorted
+    .slice(0, MOST_PARAMETERS)
+    .map(([name, one]) => [
+      short(name, 120),
+      words(one.correct),
+      ...[one.relative_error, one.norm_error, one.precision_error, one.cosine].map((value) =>
+        number(numeric(value), 3),
+      ),
+    ]);
   return table(["parameter", "correct", "relative error", "norm error", "precision error", "cosine"], rows, 2);
 }

@@ -3,12 +3,14 @@
 const ACTS = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]/g;
 export const HALF_SURROGATE = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 
-/** Return `text` with each character that acts instead of showing (reversed text, escapes) replaced by one that shows. */
+/** Return `text` with each character that acts instead of showing (reversed text, escapes) replaced by a mark. */
 export function plain(text) {
-  return String(text ?? "").replace(ACTS, "\ufffd").replace(HALF_SURROGATE, "\ufffd");
+  return String(text ?? "")
+    .replace(ACTS, "\ufffd")
+    .replace(HALF_SURROGATE, "\ufffd");
 }
 
-/** Return `text` in one line of at most `limit` characters, cut in the middle: both ends of a module path say something. */
+/** Return `text` in one line of at most `limit` characters, cut in the middle: both ends of a path say something. */
 export function short(text, limit) {
   const whole = plain(text).replace(/\s+/g, " ");
   if (whole.length <= limit) return whole;
@@ -35,7 +37,8 @@ export function element(tag, given = {}, ...children) {
 function setAttribute(made, key, value) {
   if (value === null || value === undefined || value === false) return;
   if (key === "on") for (const [event, listener] of Object.entries(value)) made.addEventListener(event, listener);
-  else if (key === "style") for (const [property, part] of Object.entries(value)) made.style.setProperty(property, part);
+  else if (key === "style")
+    for (const [property, part] of Object.entries(value)) made.style.setProperty(property, part);
   else made.setAttribute(key, value === true ? "" : plain(value));
 }
 
@@ -46,10 +49,14 @@ function append(parent, children) {
   }
 }
 
-/** Put `children` in place of all that `parent` holds. */
+/** Put `children` in place of all that `parent` holds; the focus stays on what has the same `data-key`. */
 export function replace(parent, ...children) {
+  const focused = parent.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   parent.replaceChildren();
   append(parent, children);
+  if (focused === undefined) return;
+  const again = [...parent.querySelectorAll("[data-key]")].find((one) => one.dataset.key === focused);
+  again?.focus({ preventScroll: true });
 }
 
 /** Return a button that looks as quiet as text until it is pointed at. */

@@ -2,6 +2,7 @@
 
 import { button, element, plain, replace, short } from "./dom.js";
 import { count, moment, number, steps, whole } from "./formats.js";
+import { layerTitle } from "./readout.js";
 import { layersOf } from "./requests.js";
 import { affected, tensors } from "./tensors.js";
 
@@ -11,7 +12,15 @@ const MOST_TEXT = 20000;
 /** Return the section with the list: `{element, draw}`. */
 export function createEvents(card) {
   const list = element("div.list");
-  const more = button("", () => { all = true; shown = null; card.store.refresh(); }, { class: "quiet", hidden: true });
+  const more = button(
+    "",
+    () => {
+      all = true;
+      shown = null;
+      card.store.refresh();
+    },
+    { class: "quiet", hidden: true },
+  );
   const heading = element("h3");
   const section = element("section.events", {}, heading, list, more);
   let all = false;
@@ -25,7 +34,10 @@ export function createEvents(card) {
     shown = key;
     heading.textContent = `Findings and incidents (${happenings.length})`;
     const listed = happenings.filter((one, at) => all || at < MOST || one.id === view.event);
-    replace(list, listed.map((one) => entry(one, one.id === view.event, card)));
+    replace(
+      list,
+      listed.map((one) => entry(one, one.id === view.event, card)),
+    );
     more.hidden = listed.length === happenings.length;
     more.textContent = `Show all ${whole(happenings.length)}`;
     if (jump) list.querySelector(".entry.open")?.scrollIntoView({ block: "nearest" });
@@ -36,23 +48,39 @@ export function createEvents(card) {
 
 function entry(one, open, card) {
   const when = one.open ? `since step ${whole(one.from)}` : steps(one.from, one.to);
-  const head = button([
-    element(`span.badge.${one.severity}`, {}, element("i"), one.severity),
-    element("span.what", {}, element("b", {}, short(one.title, 120)), element("small", {}, short(one.where ?? "the whole model", 200))),
-    element("span.when", {}, when),
-  ], () => card.actions.event(one.id, true), { class: "head", "aria-expanded": String(open) });
-  const body = open && element("div.inside", {}, one.severity === "incident" ? incident(one.told) : finding(one.told), show(one, card));
+  const head = button(
+    [
+      element(`span.badge.${one.severity}`, {}, element("i"), one.severity),
+      element(
+        "span.what",
+        {},
+        element("b", {}, short(one.title, 120)),
+        element("small", {}, one.where === null ? "the whole model" : layerTitle(one.where, 200)),
+      ),
+      element("span.when", {}, when),
+    ],
+    () => card.actions.event(one.id),
+    { class: "head", "data-key": one.id, "aria-expanded": String(open) },
+  );
+  const body =
+    open &&
+    element("div.inside", {}, one.severity === "incident" ? incident(one.told) : finding(one.told), show(one, card));
   return element(`div.entry${open ? ".open" : ""}`, {}, head, body);
 }
 
 /** A button that brings the steps of a happening, and its layer, into view. */
 function show(one, card) {
   const air = Math.max(Math.round(0.25 * (one.to - one.from)), 20);
-  return button("Show these steps", () => {
-    card.zoom([one.from - air, one.to + air]);
-    if (one.told.layer && layersOf(card.run, card.store.view.optimizer).includes(one.told.layer)) card.store.change({ layer: one.told.layer });
-    card.store.change({ step: one.from });
-  }, { class: "quiet" });
+  return button(
+    "Show these steps",
+    () => {
+      card.zoom([one.from - air, one.to + air]);
+      if (one.told.layer && layersOf(card.run, card.store.view.optimizer).includes(one.told.layer))
+        card.store.change({ layer: one.told.layer });
+      card.store.change({ step: one.from });
+    },
+    { class: "quiet" },
+  );
 }
 
 function finding(told) {
@@ -68,7 +96,10 @@ function finding(told) {
 
 function incident(told) {
   const origin = told.origin ?? {};
-  const module = [origin.module === "" ? "the LightningModule itself" : origin.module, origin.module_type && `(${origin.module_type})`];
+  const module = [
+    origin.module === "" ? "the LightningModule itself" : origin.module,
+    origin.module_type && `(${origin.module_type})`,
+  ];
   return [
     paragraph(told.explanation),
     told.advice && paragraph(told.advice, "p.advice"),
@@ -88,7 +119,13 @@ function incident(told) {
     ]),
     tensors(origin),
     affected(told.affected),
-    told.anomaly_traceback && element("details", {}, element("summary", {}, "Traceback of anomaly mode"), element("pre", {}, plain(told.anomaly_traceback).slice(0, MOST_TEXT))),
+    told.anomaly_traceback &&
+      element(
+        "details",
+        {},
+        element("summary", {}, "Traceback of anomaly mode"),
+        element("pre", {}, plain(told.anomaly_traceback).slice(0, MOST_TEXT)),
+      ),
     told.folder && copied("Folder", told.folder),
     told.folder && copied("Run the step again", `gradwatch replay ${quoted(told.folder)}`),
   ];
@@ -102,14 +139,23 @@ function paragraph(text, tag = "p") {
 function excerpt(source) {
   if (!source || typeof source !== "object" || !("file" in source)) return null;
   const at = `${source.file}:${source.line}${source.function ? `, in ${source.function}` : ""}`;
-  return element("pre", {}, element("span.at", {}, `${short(at, 300)}\n`), `    ${plain(source.code ?? "").slice(0, 2000)}`);
+  return element(
+    "pre",
+    {},
+    element("span.at", {}, `${short(at, 300)}\n`),
+    `    ${plain(source.code ?? "").slice(0, 2000)}`,
+  );
 }
 
 /** Return names with what they are; what has no value is left out. */
 export function facts(pairs) {
   const told = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
   if (!told.length) return null;
-  return element("dl.facts", {}, told.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+  return element(
+    "dl.facts",
+    {},
+    told.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))),
+  );
 }
 
 function fact(value) {
@@ -122,9 +168,13 @@ function fact(value) {
 function copied(title, text) {
   const done = element("span.done", { role: "status" });
   const code = element("code", {}, plain(text));
-  const copy = button("Copy", async () => {
-    done.textContent = (await toClipboard(text, code)) ? "copied" : "selected: press Ctrl+C";
-  }, { class: "quiet" });
+  const copy = button(
+    "Copy",
+    async () => {
+      done.textContent = (await toClipboard(text, code)) ? "copied" : "selected: press Ctrl+C";
+    },
+    { class: "quiet" },
+  );
   return element("div.copy", {}, element("span.note", {}, title), code, copy, done);
 }
 

@@ -8,7 +8,10 @@ export function number(value, digits = 4) {
   if (value === 0) return "0";
   const exponent = Math.floor(Math.log10(Math.abs(value)));
   if (exponent >= -4 && exponent < digits) return String(Number(value.toPrecision(digits)));
-  return value.toExponential(digits - 1).replace(/\.?0+e/, "e").replace("e+", "e");
+  return value
+    .toExponential(digits - 1)
+    .replace(/\.?0+e/, "e")
+    .replace("e+", "e");
 }
 
 /** Return a whole number with its digits in groups: 12,345. */

@@ -1,5 +1,5 @@
-// Pointer and wheel over anything that has the axis of steps: drag to zoom, shift and drag to move, Alt and wheel to zoom
-// (TensorBoard's own choice: a plain wheel scrolls the page), click to choose, double click to see all.
+// Pointer and wheel over anything that has the axis of steps: drag to zoom, shift and drag to move, Alt and wheel to
+// zoom (TensorBoard's own choice: a plain wheel scrolls the page), click to choose, double click to see all.
 
 import { clampRange } from "./axis.js";
 import { element } from "./dom.js";
@@ -59,15 +59,19 @@ export function followPointer(plot, actions) {
   });
   plot.addEventListener("pointerleave", () => actions.point(null, 0));
   plot.addEventListener("dblclick", () => actions.zoom(null));
-  plot.addEventListener("wheel", (event) => {
-    const sideways = event.shiftKey ? event.deltaX || event.deltaY : event.deltaX;
-    const zooms = event.altKey || event.ctrlKey || event.metaKey;
-    if (!zooms && Math.abs(sideways) <= Math.abs(event.shiftKey ? 0 : event.deltaY)) return;
-    event.preventDefault();
-    const axis = actions.axis();
-    if (zooms) zoomTo(zoomed(axis, NOTCH ** event.deltaY, axis.step(place(event)[0])));
-    else zoomTo(moved(axis, (sideways / axis.width) * (axis.last - axis.first + 1)));
-  }, { passive: false });
+  plot.addEventListener(
+    "wheel",
+    (event) => {
+      const sideways = event.shiftKey ? event.deltaX || event.deltaY : event.deltaX;
+      const zooms = event.altKey || event.ctrlKey || event.metaKey;
+      if (!zooms && Math.abs(sideways) <= Math.abs(event.shiftKey ? 0 : event.deltaY)) return;
+      event.preventDefault();
+      const axis = actions.axis();
+      if (zooms) zoomTo(zoomed(axis, NOTCH ** event.deltaY, axis.step(place(event)[0])));
+      else zoomTo(moved(axis, (sideways / axis.width) * (axis.last - axis.first + 1)));
+    },
+    { passive: false },
+  );
 }
 
 function showBrush(brush, from, to) {

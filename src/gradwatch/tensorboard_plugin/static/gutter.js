@@ -24,12 +24,38 @@ export function drawGutter(gutter, { rows, spans }, height, chosen, actions) {
   const brackets = spans.filter((span) => span.depth < DEEPEST && (span.to - span.from) * height >= LEAST);
   const deepest = brackets.reduce((most, span) => Math.max(most, span.depth + 1), 0);
   const left = deepest * BRACKET + 4;
-  const names = height >= LINE ? rows.map((row, at) => {
-    const label = short(labelOf(row, at, brackets, height), Math.max(Math.floor((gutter.clientWidth - left) / LETTER), 8));
-    return name(row, label, at, height, left, chosen, actions);
-  }) : [];
+  const names =
+    height >= LINE
+      ? rows.map((row, at) => {
+          const label = short(
+            labelOf(row, at, brackets, height),
+            Math.max(Math.floor((gutter.clientWidth - left) / LETTER), 8),
+          );
+          return name(row, label, at, height, left, chosen, actions);
+        })
+      : [];
   const groups = height >= LINE ? [] : labels(brackets, height, left, actions);
-  replace(gutter, brackets.map((span) => bracket(span, height, actions)), names, groups);
+  const focused = document.activeElement?.dataset.key;
+  replace(
+    gutter,
+    brackets.map((span) => bracket(span, height, actions)),
+    names,
+    groups,
+  );
+  const stop = [...gutter.children].find((one) => one.dataset.key === focused) ?? gutter.firstElementChild;
+  stop?.setAttribute("tabindex", "0");
+}
+
+/** Let arrow keys walk through the names: all of them are one stop of the Tab key. */
+export function walkNames(event) {
+  const move = { ArrowUp: -1, ArrowLeft: -1, ArrowDown: 1, ArrowRight: 1 }[event.key];
+  const names = [...event.currentTarget.children];
+  const next = names[names.indexOf(event.target) + move];
+  if (!move || !next) return;
+  event.preventDefault();
+  event.target.setAttribute("tabindex", "-1");
+  next.setAttribute("tabindex", "0");
+  next.focus();
 }
 
 function bracket(span, height, { fold }) {
@@ -37,7 +63,15 @@ function bracket(span, height, { fold }) {
   const style = { top: `${span.from * height}px`, height: `${tall - 1}px`, left: `${span.depth * BRACKET}px` };
   const text = tall >= TITLED ? element("span", {}, lastParts(span.label, tall / 6.2)) : null;
   const title = `${span.path} (${span.to - span.from} rows): click to fold`;
-  return button(text, () => fold(span.path), { class: "bracket", style, title, "aria-expanded": "true", "aria-label": `Fold ${span.path}` });
+  return button(text, () => fold(span.path), {
+    class: "bracket",
+    "data-key": `[${span.path}`,
+    tabindex: "-1",
+    style,
+    title,
+    "aria-expanded": "true",
+    "aria-label": `Fold ${span.path}`,
+  });
 }
 
 /** Return the name of a row without the modules around it that are named in their brackets. */
@@ -55,10 +89,24 @@ function name(row, label, at, height, left, chosen, { fold, layer }) {
   if (row.folded) {
     const title = `${whole} (${row.members.length} layers): click to unfold`;
     const content = [label, element("small", {}, ` ${row.members.length}`)];
-    return button(content, () => fold(row.name), { class: "name folded", style, title, "aria-expanded": "false", "aria-label": `Unfold ${whole}` });
+    return button(content, () => fold(row.name), {
+      class: "name folded",
+      "data-key": row.name,
+      tabindex: "-1",
+      style,
+      title,
+      "aria-expanded": "false",
+      "aria-label": `Unfold ${whole}`,
+    });
   }
   return button(label, () => layer(row.name), {
-    class: "name", style, title: whole, "aria-pressed": String(row.name === chosen), "aria-label": `Curves of ${whole}`,
+    class: "name",
+    "data-key": row.name,
+    tabindex: "-1",
+    style,
+    title: whole,
+    "aria-pressed": String(row.name === chosen),
+    "aria-label": `Curves of ${whole}`,
   });
 }
 
@@ -72,7 +120,15 @@ function labels(brackets, height, left, { fold }) {
     if (taken.some((other) => Math.abs(other - middle) < room)) continue;
     taken.push(middle);
     const style = { top: `${middle - LINE / 2 - 1}px`, height: `${LINE + 2}px`, left: `${left}px` };
-    found.push(button(span.path, () => fold(span.path), { class: "name group", style, title: `${span.path}: click to fold`, tabindex: "-1" }));
+    found.push(
+      button(span.path, () => fold(span.path), {
+        class: "name group",
+        "data-key": span.path,
+        style,
+        title: `${span.path}: click to fold`,
+        tabindex: "-1",
+      }),
+    );
   }
   return found;
 }

@@ -2,7 +2,7 @@
 
 import { element, replace } from "./dom.js";
 import { followPointer, moved } from "./gestures.js";
-import { drawGutter } from "./gutter.js";
+import { drawGutter, walkNames } from "./gutter.js";
 import { moveCursor } from "./keys.js";
 import { cellsOf, columnAt, columnsOfPixels, paint, pooledPixels } from "./picture.js";
 import { cellAt, cellSentence } from "./readout.js";
@@ -10,6 +10,7 @@ import { createRims } from "./rims.js";
 
 const TALLEST_ROW = 18;
 const ROOM = 480; // pixels of height that rows share
+const KEYS = "Arrow keys move a cursor, Enter opens the cell, plus and minus zoom, 0 shows all.";
 const MOST = 560; // above that several layers share a pixel
 
 /** Return how high a heatmap of `rows` rows is. */
@@ -17,22 +18,25 @@ export function heatmapHeight(rows) {
   return rows * TALLEST_ROW <= ROOM ? rows * TALLEST_ROW : Math.min(rows * Math.max(Math.floor(ROOM / rows), 1), MOST);
 }
 
-/** Return a lane with the heatmap: `{gutter, plot, draw}`. `card` has what it shares with the other lanes of its run. */
+/** Return the lane of the heatmap: `{gutter, plot, live, draw}`. `card` is what the lanes of a run share. */
 export function createHeatmap(card) {
   const canvas = element("canvas", {
-    tabindex: "0", role: "application", "aria-roledescription": "heatmap",
-    "aria-label": `Layers by steps of run ${card.run.name}. Arrow keys move a cursor, Enter opens the cell, plus and minus zoom, 0 shows all.`,
+    tabindex: "0",
+    role: "application",
+    "aria-roledescription": "heatmap",
+    "aria-label": `Layers by steps of run ${card.run.name}. ${KEYS}`,
   });
   const outline = element("div.cursor", { hidden: true });
   const tip = element("div.tip", { hidden: true, "aria-hidden": "true" });
   const live = element("p.live", { "aria-live": "polite" });
   const rims = createRims();
   const plot = element("div.plot.heat", {}, canvas, rims.above, rims.left, outline, tip);
-  const gutter = element("div.gutter.names");
+  const gutter = element("div.gutter.names", { role: "group", "aria-label": "Layers", on: { keydown: walkNames } });
   let shown = null; // what is on the canvas
   let cursor = null; // {row, column}
 
-  const rowAt = (y) => Math.min(Math.max(Math.floor((y * shown.visible.rows.length) / shown.height), 0), shown.visible.rows.length - 1);
+  const rowAt = (y) =>
+    Math.min(Math.max(Math.floor((y * shown.visible.rows.length) / shown.height), 0), shown.visible.rows.length - 1);
   const cell = ({ row, column }) => cellAt(shown.matrix, shown.visible.rows[row], column, shown.view, shown.joined);
 
   const hit = (x, y) => {
@@ -104,10 +108,25 @@ export function createHeatmap(card) {
 
   function draw({ view, axis, matrix, visible, scale, dark }) {
     const height = heatmapHeight(visible.rows.length);
-    const key = [matrix, visible, view.mode, axis.first, axis.last, axis.width, scale.low, scale.high, scale.kind, dark];
+    const key = [
+      matrix,
+      visible,
+      view.mode,
+      axis.first,
+      axis.last,
+      axis.width,
+      scale.low,
+      scale.high,
+      scale.kind,
+      dark,
+    ];
     if (shown && view.layer === shown.view.layer && key.every((part, at) => part === shown.key[at])) return;
-    if (cursor && shown && shown.matrix !== matrix) cursor.column = Math.max(columnAt(matrix, shown.matrix.last[cursor.column]), 0);
-    const cells = shown && shown.matrix === matrix && shown.visible === visible && shown.view.mode === view.mode ? shown.cells : cellsOf(matrix, visible.rows, view.mode);
+    if (cursor && shown && shown.matrix !== matrix)
+      cursor.column = Math.max(columnAt(matrix, shown.matrix.last[cursor.column]), 0);
+    const cells =
+      shown && shown.matrix === matrix && shown.visible === visible && shown.view.mode === view.mode
+        ? shown.cells
+        : cellsOf(matrix, visible.rows, view.mode);
     shown = { view, axis, matrix, visible, height, cells, joined: cells.joined, key };
     plot.style.height = gutter.style.height = `${height}px`;
     drawGutter(gutter, visible, height / Math.max(visible.rows.length, 1), view.layer, card.actions);
@@ -135,8 +154,14 @@ function showTip(tip, cell, x, y, shown) {
   tip.hidden = !cell;
   if (!cell) return;
   const { view, axis, height } = shown;
-  replace(tip, element("b", {}, cell.layer), cell.of && element("span", {}, cell.of), element("span", {}, cell.when),
-    element("span.value", {}, cell.value), cell.usual && element("span", {}, cell.usual));
+  replace(
+    tip,
+    element("b", {}, cell.layer),
+    cell.of && element("span", {}, cell.of),
+    element("span", {}, cell.when),
+    element("span.value", {}, cell.value),
+    cell.usual && element("span", {}, cell.usual),
+  );
   tip.dataset.metric = view.metric;
   tip.style.left = x > axis.width / 2 ? "auto" : `${x + 14}px`;
   tip.style.right = x > axis.width / 2 ? `${axis.width - x + 14}px` : "auto";

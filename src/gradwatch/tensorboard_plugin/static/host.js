@@ -59,7 +59,9 @@ export function onReload(reloaded) {
     const message = parsed(data);
     if (message?.type !== "experimental.DataReloaded" || message.isReply) return;
     reloaded();
-    channel.port1.postMessage(JSON.stringify({ type: message.type, id: message.id, payload: null, error: null, isReply: true }));
+    channel.port1.postMessage(
+      JSON.stringify({ type: message.type, id: message.id, payload: null, error: null, isReply: true }),
+    );
   };
   if (window.parent !== window) window.parent.postMessage("experimental.bootstrap", "*", [channel.port2]);
 }

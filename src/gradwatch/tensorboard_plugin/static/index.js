@@ -14,6 +14,7 @@ import { createShared } from "./shared.js";
 import { START, createStore } from "./store.js";
 import { createToolbar } from "./toolbar.js";
 
+const MOST_CARDS = 8; // side by side
 const POLL = 10000; // ms between looks at what has been written, while the tab is visible
 
 /** Build the page; resolves when the first answer is there. */
@@ -24,11 +25,15 @@ export async function render() {
   const shared = createShared(data);
   const cards = new Map();
   const page = { runs: null, problem: null, loading: false };
-  const app = { store, data, bounds: () => shared.bounds(chosenRuns()), point: (step) => cards.forEach((card) => card.point(step)) };
+  const point = (step) => {
+    for (const card of cards.values()) card.point(step);
+  };
+  const app = { store, data, point, bounds: () => shared.bounds(chosenRuns()) };
 
   const sidebar = createRuns(store);
   const toolbar = createToolbar(store, {
-    fold: (depth) => store.change({ folded: depth === null ? [] : shared.foldedPaths(chosenRuns(), store.view, depth) }),
+    fold: (depth) =>
+      store.change({ folded: depth === null ? [] : shared.foldedPaths(chosenRuns(), store.view, depth) }),
     zoom: (change) => store.change({ zoom: settled(change(rangeAxis()), app.bounds()) }),
   });
   const legend = createLegend();
@@ -37,7 +42,8 @@ export async function render() {
   const main = element("main", {}, toolbar.element, legend.element, notice, area);
   document.body.append(sidebar.element, main);
 
-  const chosenRuns = () => (page.runs ?? []).filter((run) => store.view.runs?.includes(run.name));
+  const ticked = () => (page.runs ?? []).filter((run) => store.view.runs?.includes(run.name));
+  const chosenRuns = () => ticked().slice(0, MOST_CARDS);
   const rangeAxis = () => {
     const [first, last] = shared.range(chosenRuns(), store.view);
     return { first, last };
@@ -51,7 +57,7 @@ export async function render() {
     const empty = !page.runs?.length;
     sidebar.element.hidden = toolbar.element.hidden = empty;
     legend.element.hidden = !seen.pictures.size;
-    replace(notice, message(page, runs));
+    replace(notice, message(page, ticked().length));
     toolbar.draw(view, { ...seen, shown: runs.length ? seen.range : null, whole: view.zoom === null });
     legend.draw(view, seen.scale, seen.dark);
     keepCards(runs);
@@ -64,7 +70,8 @@ export async function render() {
     for (const [name] of cards) if (!runs.some((run) => run.name === name)) cards.delete(name);
     for (const run of runs) if (!cards.has(run.name)) cards.set(run.name, createCard(app, run));
     const wanted = runs.map((run) => cards.get(run.name).element);
-    if (wanted.length !== area.children.length || wanted.some((card, at) => card !== area.children[at])) area.replaceChildren(...wanted);
+    if (wanted.length !== area.children.length || wanted.some((card, at) => card !== area.children[at]))
+      area.replaceChildren(...wanted);
     area.classList.toggle("several", wanted.length > 1);
   }
 
@@ -88,8 +95,9 @@ export async function render() {
   onAddress(() => store.change({ ...START, runs: store.view.runs, ...readAddress(addressHash()) }));
   onReload(load);
   new ResizeObserver(() => store.refresh()).observe(main);
-  document.addEventListener("visibilitychange", () => document.hidden || load());
-  setInterval(() => document.hidden || load(), POLL);
+  const look = () => document.hidden || !main.clientWidth || load(); // no width: another tab of TensorBoard is open
+  document.addEventListener("visibilitychange", look);
+  setInterval(look, POLL);
   await load();
 }
 
@@ -98,11 +106,14 @@ function firstChoice(runs) {
   return runs.findLast((run) => run.rows > 0) ?? runs[0];
 }
 
+/** Return what is to be said above the runs; `chosen` is how many are ticked. */
 function message({ runs, problem }, chosen) {
   if (problem) return failed(problem);
   if (runs === null) return element("p.note", {}, "Loading …");
   if (!runs.length) return noData();
-  return chosen.length ? null : nothingChosen();
+  if (chosen > MOST_CARDS)
+    return element("p.note", {}, `${MOST_CARDS} of the ${chosen} runs that are ticked are shown.`);
+  return chosen ? null : nothingChosen();
 }
 
 /** Wait for the style sheet: what is measured before it has come is wrong. */

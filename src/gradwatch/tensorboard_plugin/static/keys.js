@@ -17,7 +17,7 @@ const ENDS = { Home: "first", End: "last" }; // of the steps in view
 const bounded = (value, most) => Math.min(Math.max(value, 0), most);
 
 /**
- * Return what a key asks for: `{cursor}`, `{open}`, an empty object where it is done already, null where it is not ours.
+ * Return what a key asks for: `{cursor}`, `{open}`, `{}` where it is done already, null where it is not ours.
  *
  * @param {{row: number, column: number}} cursor where it is, or begins.
  * @param {boolean} begins whether there was none: the first arrow shows it where it is.

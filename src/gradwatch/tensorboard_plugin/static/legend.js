@@ -6,6 +6,7 @@ import { number, times } from "./formats.js";
 import { metricTitle } from "./readout.js";
 import { scaleTicks } from "./scales.js";
 
+const OTHERS = "zero, non-finite and not known have colours of their own";
 const STOPS = 24;
 
 /** Return the legend: `{element, draw}`. */
@@ -17,16 +18,30 @@ export function createLegend() {
     const key = [metric, mode, scale.kind, scale.low, scale.high, dark].join();
     if (key === shown) return;
     shown = key;
-    const what = scale.kind === "relative" ? `${metricTitle(metric)}, relative to the layer's running median` : metricTitle(metric);
+    const what =
+      scale.kind === "relative"
+        ? `${metricTitle(metric)}, relative to the layer's running median`
+        : metricTitle(metric);
     const text = scale.kind === "relative" ? times : (value) => number(value, 2);
     const zero = scale.kind === "counts" ? NONE_COLOUR[dark ? "dark" : "light"] : ZERO_COLOUR;
     const ticks = scaleTicks(scale);
-    box.setAttribute("aria-label", `Colours: ${what}, from ${text(10 ** scale.low)} to ${text(10 ** scale.high)}; zero, non-finite and not known have colours of their own`);
-    replace(box, element("span.what", {}, what),
-      element("span.ramp", { style: { background: gradient(scale.kind) } }, ticks.map(({ value, at }) => element("span", { style: { left: `${100 * at}%` } }, text(value)))),
+    box.setAttribute(
+      "aria-label",
+      `Colours: ${what}, from ${text(10 ** scale.low)} to ${text(10 ** scale.high)}; ${OTHERS}`,
+    );
+    replace(
+      box,
+      element("span.what", {}, what),
+      element(
+        "span.ramp",
+        { style: { background: gradient(scale.kind) } },
+        ticks.map(({ value, at }) => element("span", { style: { left: `${100 * at}%` } }, text(value))),
+      ),
       swatch(css(zero), scale.kind === "counts" ? "none" : "zero"),
       swatch(css(NONFINITE_COLOUR), "NaN or infinite"),
-      element("span.swatch", {}, element("i.hatch"), "not known"));
+      element("span.swatch", {}, element("i.hatch"), "not known"),
+      element("span.hint", {}, "Drag to zoom · Shift and drag to move · Alt and wheel · double click for all"),
+    );
   }
 
   return { element: box, draw };
@@ -36,6 +51,8 @@ const swatch = (colour, label) => element("span.swatch", {}, element("i", { styl
 
 function gradient(kind) {
   const colours = scaleColours(kind);
-  const stops = Array.from({ length: STOPS + 1 }, (_, at) => css(colours[Math.round((at * (colours.length - 1)) / STOPS)]));
+  const stops = Array.from({ length: STOPS + 1 }, (_, at) =>
+    css(colours[Math.round((at * (colours.length - 1)) / STOPS)]),
+  );
   return `linear-gradient(to right, ${stops.join(", ")})`;
 }

@@ -6,20 +6,29 @@ const CODE = "Trainer(callbacks=[NumericalHealthMonitor()])";
 
 /** Return the notice for a log directory without data of ours. */
 export function noData() {
-  return notice("No numerical health data yet",
-    "Runs show up here as soon as gradwatch watches them. Give its callback to your Trainer, with a TensorBoard logger (Lightning's default where tensorboard is installed):",
+  return notice(
+    "No numerical health data yet",
+    "Runs show up here as soon as gradwatch watches them: give its callback to a Trainer with a TensorBoard logger.",
     element("pre", {}, `from gradwatch import NumericalHealthMonitor\n\ntrainer = ${CODE}`),
-    "Data appears after the first log step. Runs written without the callback have none; their other tabs are untouched.");
+    "Data appears after the first log step. Runs without the callback have none; their other tabs are untouched.",
+  );
 }
 
 /** Return the notice for a picker in which nothing is ticked. */
 export function nothingChosen() {
-  return notice("No run is selected", "Tick one or more runs on the left; several are shown side by side, on one axis and with one scale.");
+  return notice(
+    "No run is selected",
+    "Tick one or more runs on the left; several are shown side by side, on one axis and with one scale.",
+  );
 }
 
 /** Return the notice for a run that cannot be shown. */
 export function broken(text) {
-  return notice("This run cannot be shown", text, "Other runs and other tabs are untouched. If the run is still being written, press Reload in a moment.");
+  return notice(
+    "This run cannot be shown",
+    text,
+    "Other runs and other tabs are untouched. If the run is still being written, press Reload in a moment.",
+  );
 }
 
 /** Return the notice for a back end that does not answer. */
@@ -28,5 +37,10 @@ export function failed(text) {
 }
 
 function notice(title, ...paragraphs) {
-  return element("div.notice", {}, element("h3", {}, title), paragraphs.map((part) => (part instanceof Node ? part : element("p", {}, part))));
+  return element(
+    "div.notice",
+    {},
+    element("h3", {}, title),
+    paragraphs.map((part) => (part instanceof Node ? part : element("p", {}, part))),
+  );
 }

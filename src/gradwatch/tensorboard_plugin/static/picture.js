@@ -12,12 +12,33 @@ export function ratiosOf(matrix) {
   return matrix.ratios;
 }
 
+/** Return the ratio of one cell; of its layer alone, where nobody has asked for all of them. */
+export function ratioAt(matrix, layer, column) {
+  const layers = matrix.layers.length;
+  if (matrix.ratios) return matrix.ratios[column * layers + layer];
+  matrix.ofLayer ??= new Map();
+  if (!matrix.ofLayer.has(layer)) {
+    const values = Float32Array.from(matrix.last, (_, at) => matrix.values[at * layers + layer]);
+    matrix.ofLayer.set(layer, relativeToMedian(values, 1));
+  }
+  return matrix.ofLayer.get(layer)[column];
+}
+
 /** Return the cells of the visible rows: `{cells, columns, joined}`, cells being [rows, columns]. */
 export function cellsOf(matrix, rows, mode) {
   const layers = matrix.layers.length;
   const values = mode === "relative" ? ratiosOf(matrix) : matrix.values;
   const joined = mode === "relative" ? farther : larger;
-  return { cells: byRows(values, layers, rows.map((row) => row.members), joined), columns: matrix.last.length, joined };
+  return {
+    cells: byRows(
+      values,
+      layers,
+      rows.map((row) => row.members),
+      joined,
+    ),
+    columns: matrix.last.length,
+    joined,
+  };
 }
 
 /** Return the right edges of columns, in steps: a column begins where the one before it ends. */

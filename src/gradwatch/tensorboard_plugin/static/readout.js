@@ -3,7 +3,7 @@
 import { NOT_KNOWN, spokesman } from "./cells.js";
 import { short } from "./dom.js";
 import { count, number, steps, times } from "./formats.js";
-import { ratiosOf } from "./picture.js";
+import { ratioAt, ratiosOf } from "./picture.js";
 import { METRICS } from "./store.js";
 
 const LONGEST = 90;
@@ -20,7 +20,8 @@ export function layerTitle(name, limit = LONGEST) {
 
 /** Return a value of a metric in words. */
 export function valueText(value, metric) {
-  if (value === NOT_KNOWN || value === undefined) return metric === "grad_norm" ? "not known (no gradient)" : "not known";
+  if (value === NOT_KNOWN || value === undefined)
+    return metric === "grad_norm" ? "not known (no gradient)" : "not known";
   if (metric === "nonfinite" && Number.isFinite(value)) return count(value, "non-finite value");
   return number(value, 5);
 }
@@ -35,7 +36,7 @@ export function cellAt(matrix, row, column, { metric, mode }, joined) {
   const shown = mode === "relative" ? ratiosOf(matrix) : matrix.values;
   const layer = spokesman(shown, layers, column, row.members, joined);
   const value = matrix.values[column * layers + layer];
-  const ratio = ratiosOf(matrix)[column * layers + layer];
+  const ratio = ratioAt(matrix, layer, column);
   const usual = metric !== "nonfinite" && value > 0 && value < Infinity ? `${times(ratio)} its running median` : null;
   return {
     name: matrix.layers[layer],

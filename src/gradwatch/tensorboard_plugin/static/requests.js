@@ -36,8 +36,12 @@ export async function fetchRuns() {
   const text = await response.text();
   if (knownTags.get("text") === text) return null;
   knownTags.set("runs", response.headers.get("ETag")).set("text", text);
-  return JSON.parse(text).runs.map(readRun);
+  return JSON.parse(text)
+    .runs.map(readRun)
+    .sort((a, b) => NATURAL.compare(a.name, b.name));
 }
+
+const NATURAL = new Intl.Collator("en", { numeric: true }); // version_9 before version_10
 
 function readRun(told) {
   return {
@@ -85,7 +89,10 @@ export async function fetchLayer(parameters) {
 }
 
 function readSeries(names, { first, last, values }) {
-  const rows = (at) => Array.from(values.subarray(at * last.length, (at + 1) * last.length), (value) => (value === NOT_KNOWN ? null : value));
+  const rows = (at) =>
+    Array.from(values.subarray(at * last.length, (at + 1) * last.length), (value) =>
+      value === NOT_KNOWN ? null : value,
+    );
   return { first, last, series: Object.fromEntries(names.map((name, at) => [name, rows(at)])) };
 }
 

@@ -4,7 +4,8 @@
 import { NONFINITE_COLOUR, css } from "./colours.js";
 import { element } from "./dom.js";
 
-const LEAST = 3; // pixels
+const WIDE = 4; // pixels of the rim itself,
+const LEAST = 3; // and of a mark along it
 
 /** Return the two rims: `{above, left, draw}`. */
 export function createRims() {
@@ -20,18 +21,28 @@ export function createRims() {
       columns.add(index % width);
       lines.add(Math.floor(index / width));
     });
-    strokes(above, width, 4, (context) => columns.forEach((at) => context.fillRect(at - 1, 0, LEAST, 4)));
     const tall = height / rows;
-    strokes(left, 4, height, (context) => lines.forEach((at) => context.fillRect(0, at * tall, 4, Math.max(tall, LEAST))));
+    strokes(
+      above,
+      width,
+      WIDE,
+      [...columns].map((at) => [at - 1, 0, LEAST, WIDE]),
+    );
+    strokes(
+      left,
+      WIDE,
+      height,
+      [...lines].map((at) => [0, at * tall, WIDE, Math.max(tall, LEAST)]),
+    );
   }
 
   return { above, left, draw };
 }
 
-function strokes(canvas, width, height, paint) {
+function strokes(canvas, width, height, boxes) {
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d");
   context.fillStyle = css(NONFINITE_COLOUR);
-  paint(context);
+  for (const box of boxes) context.fillRect(...box);
 }

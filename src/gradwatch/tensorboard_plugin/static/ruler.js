@@ -7,7 +7,11 @@ import { followPointer } from "./gestures.js";
 /** Return a lane with the ticks: `{gutter, plot, draw}`. */
 export function createRuler(card) {
   const ticks = element("div.ticks", { "aria-hidden": "true" });
-  const plot = element("div.plot.ruler", { title: "Drag to zoom, shift and drag to move, Alt and wheel to zoom, double click to see all" }, ticks);
+  const plot = element(
+    "div.plot.ruler",
+    { title: "Drag to zoom, shift and drag to move, Alt and wheel to zoom, double click to see all" },
+    ticks,
+  );
   const gutter = element("div.gutter.note", {}, "step");
   let shown = null;
 
@@ -22,10 +26,14 @@ export function createRuler(card) {
   function draw({ axis }) {
     if (shown && ["first", "last", "width"].every((key) => shown[key] === axis[key])) return;
     shown = axis;
-    replace(ticks, axis.ticks().map((step) => tick(axis.pixel(step), axis.width, whole(step))));
+    replace(
+      ticks,
+      axis.ticks().map((step) => tick(axis.pixel(step), axis.width, whole(step))),
+    );
   }
 
   return { name: "ruler", gutter, plot, draw };
 }
 
-const tick = (at, width, text) => element(`span${at > width - 24 ? ".last" : ""}`, { style: { left: `${at}px` } }, text);
+const tick = (at, width, text) =>
+  element(`span${at > width - 24 ? ".last" : ""}`, { style: { left: `${at}px` } }, text);

@@ -6,7 +6,12 @@ import { count } from "./formats.js";
 
 /** Return the sidebar: `{element, draw}`. */
 export function createRuns(store) {
-  const search = element("input.field", { type: "search", placeholder: "Filter runs", "aria-label": "Filter runs", on: { input: () => store.refresh() } });
+  const search = element("input.field", {
+    type: "search",
+    placeholder: "Filter runs",
+    "aria-label": "Filter runs",
+    on: { input: () => store.refresh() },
+  });
   const list = element("ul.runs");
   const note = element("p.note", { hidden: true });
   const sidebar = element("nav.sidebar", { "aria-label": "Runs" }, element("h2", {}, "Runs"), search, list, note);
@@ -18,9 +23,10 @@ export function createRuns(store) {
     if (shown && key.every((part, at) => part === shown[at])) return;
     shown = key;
     const found = runs.filter((run) => run.name.toLowerCase().includes(wanted));
-    const focused = document.activeElement?.value;
-    replace(list, found.map((run) => entry(run, view, store)));
-    if (focused) [...list.querySelectorAll("input")].find((input) => input.value === focused)?.focus();
+    replace(
+      list,
+      found.map((run) => entry(run, view, store)),
+    );
     note.hidden = found.length > 0 || !runs.length;
     note.textContent = `No run is called “${short(wanted, 40)}”.`;
   }
@@ -30,12 +36,35 @@ export function createRuns(store) {
 
 function entry(run, view, store) {
   const broken = run.note !== null && !run.rows;
-  const tick = element("input", { type: "checkbox", value: run.name, on: { change: () => toggle(run.name, store) } });
+  const tick = element("input", {
+    type: "checkbox",
+    value: run.name,
+    "data-key": run.name,
+    on: { change: () => toggle(run.name, store) },
+  });
   tick.checked = view.runs?.includes(run.name) ?? false;
-  const state = broken ? "broken" : run.incidents ? "incident" : run.findings.error ? "error" : run.findings.warning ? "warning" : "good";
-  const told = broken ? short(run.note, 160) : `${count(run.rows, "row")} · ${countsText(run.findings, run.incidents)}`;
-  return element("li", { title: short(run.name, 300) }, element("label", {}, tick,
-    element("span.what", {}, element("b", {}, short(run.name, 70)), element("small", {}, told)), element(`span.state.${state}`, { "aria-hidden": "true" })));
+  const state = broken
+    ? "broken"
+    : run.incidents
+      ? "incident"
+      : run.findings.error
+        ? "error"
+        : run.findings.warning
+          ? "warning"
+          : "good";
+  const counts = countsText(run.findings, run.incidents);
+  const told = broken ? short(run.note, 160) : `${count(run.rows, "row")} · ${counts}`;
+  return element(
+    "li",
+    { title: short(run.name, 300) },
+    element(
+      "label",
+      {},
+      tick,
+      element("span.what", {}, element("b", {}, short(run.name, 70)), element("small", {}, told)),
+      element(`span.state.${state}`, { "aria-hidden": "true" }),
+    ),
+  );
 }
 
 function toggle(name, store) {

@@ -37,7 +37,9 @@ export function absoluteScale(matrices) {
 
 /** Return a range that has 1 in its middle. */
 export function relativeScale(matrices) {
-  const widths = usableLogs(matrices).map(Math.abs).sort((a, b) => a - b);
+  const widths = usableLogs(matrices)
+    .map(Math.abs)
+    .sort((a, b) => a - b);
   const widest = widths.length ? quantile(widths, 1 - 2 * OUTSIDE) : 0;
   const decades = Math.min(Math.max(widest, RELATIVE_DECADES[0]), RELATIVE_DECADES[1]);
   return scale("relative", -decades, decades);

@@ -1,22 +1,36 @@
 // What the runs side by side share: the range of steps, the scale of the colours, which layers are shown.
 
 import { absoluteScale, countScale, relativeScale } from "./scales.js";
+import { happeningsOf } from "./happenings.js";
 import { ratiosOf } from "./picture.js";
 import { layersOf } from "./requests.js";
 import { foldedAt, layerFilter, layerTree, levels, visibleRows } from "./tree.js";
 
+const NONE = [];
 const COLUMNS = 1000; // of a whole run
 const TILE_COLUMNS = 2400; // of a part of it, see `tile`
 
 /** Return what prepares a drawing; it remembers what is dear to compute. */
 export function createShared(data) {
   let scale = { of: [], mode: null, found: null };
+  const happened = new WeakMap();
   let layout = { key: null, found: new WeakMap() };
 
+  /** Return what has happened in a run: the same list for the same answer. */
+  function happenings(run) {
+    const told = data.events(run).value;
+    if (!told) return NONE;
+    if (!happened.has(told)) happened.set(told, happeningsOf(told, run.last));
+    return happened.get(told);
+  }
+
+  /** Return the first and the last step of the runs: a run may have died after its last row. */
   function bounds(runs) {
-    const written = runs.filter((run) => run.rows > 0);
-    if (!written.length) return [0, 1];
-    return [Math.min(...written.map((run) => run.first)), Math.max(...written.map((run) => run.last))];
+    const ends = runs.flatMap((run) => [
+      ...(run.rows ? [run.first, run.last] : []),
+      ...happenings(run).flatMap(({ from, to }) => [from, to]),
+    ]);
+    return ends.length ? [ends.reduce((a, b) => Math.min(a, b)), ends.reduce((a, b) => Math.max(a, b))] : [0, 1];
   }
 
   const range = (runs, view) => view.zoom ?? bounds(runs);
@@ -28,7 +42,11 @@ export function createShared(data) {
       const { metric, optimizer } = view;
       const whole = data.matrix(run, { metric, optimizer, columns: COLUMNS });
       const part = view.zoom && data.matrix(run, { metric, optimizer, ...tile(view.zoom), columns: TILE_COLUMNS });
-      found.set(run.name, { whole: whole.value, matrix: part?.value?.last.length ? part.value : whole.value, error: whole.error });
+      found.set(run.name, {
+        whole: whole.value,
+        matrix: part?.value?.last.length ? part.value : whole.value,
+        error: whole.error,
+      });
     }
     return found;
   }
@@ -36,9 +54,14 @@ export function createShared(data) {
   /** Return the scale of whole runs: colours mean the same at every zoom, and in all runs side by side. */
   function scaleOf(matrices, { metric, mode }) {
     const kind = metric === "nonfinite" ? "counts" : mode;
-    if (scale.kind === kind && scale.of.length === matrices.length && matrices.every((one, at) => one === scale.of[at])) return scale.found;
+    if (scale.kind === kind && scale.of.length === matrices.length && matrices.every((one, at) => one === scale.of[at]))
+      return scale.found;
     const make = { counts: countScale, absolute: absoluteScale, relative: relativeScale }[kind];
-    scale = { of: matrices, kind, found: make(matrices.map((one) => (kind === "relative" ? ratiosOf(one) : one.values))) };
+    scale = {
+      of: matrices,
+      kind,
+      found: make(matrices.map((one) => (kind === "relative" ? ratiosOf(one) : one.values))),
+    };
     return scale.found;
   }
 
@@ -49,7 +72,8 @@ export function createShared(data) {
     const folded = new Set(view.folded);
     return ({ layers }) => {
       const names = JSON.stringify(layers);
-      if (!layout.found.has(names)) layout.found.set(names, { names: layers, ...visibleRows(layerTree(layers), layers, folded, wanted) });
+      if (!layout.found.has(names))
+        layout.found.set(names, { names: layers, ...visibleRows(layerTree(layers), layers, folded, wanted) });
       return layout.found.get(names);
     };
   }
@@ -61,6 +85,7 @@ export function createShared(data) {
     return {
       dark,
       pictures: found,
+      happenings,
       range: range(runs, view),
       scale: scaleOf([...found.values()].map(({ whole }) => whole).filter(Boolean), drawn),
       visible: visibleOf(view, filter),
@@ -77,7 +102,7 @@ export function createShared(data) {
     return [...new Set(trees(runs, view).flatMap((tree) => foldedAt(tree, depth)))];
   }
 
-  return { bounds, range, prepare, foldedPaths };
+  return { bounds, range, prepare, foldedPaths, happenings };
 }
 
 /**

@@ -54,9 +54,17 @@ const RUN = [
 ];
 
 const LAYER = [
-  { title: "Gradient norm", note: "L2 norm before clipping, the largest of each row.", curves: [{ name: "grad_norm", label: "", tone: "s1" }] },
+  {
+    title: "Gradient norm",
+    note: "L2 norm before clipping, the largest of each row.",
+    curves: [{ name: "grad_norm", label: "", tone: "s1" }],
+  },
   { title: "Weight norm", note: "L2 norm of the weights.", curves: [{ name: "weight_norm", label: "", tone: "s0" }] },
-  { title: "Update ratio", note: "Norm of the change by the optimizer, divided by the weight norm.", curves: [{ name: "update_ratio", label: "", tone: "s2" }] },
+  {
+    title: "Update ratio",
+    note: "Norm of the change by the optimizer, divided by the weight norm.",
+    curves: [{ name: "update_ratio", label: "", tone: "s2" }],
+  },
   {
     title: "Non-finite",
     note: "Elements of the gradient that were NaN or infinite.",
@@ -83,6 +91,7 @@ function strip(card, about) {
   lane.plot.classList.toggle("small", Boolean(about.small));
   lane.gutter.classList.toggle("small", Boolean(about.small));
   if (!about.quiet) return lane;
-  const isNews = (data) => about.curves.some(({ name }) => data?.series[name]?.some((value) => value !== null && value !== 0));
+  const isNews = (data) =>
+    about.curves.some(({ name }) => data?.series[name]?.some((value) => value !== null && value !== 0));
   return { ...lane, draw: (context, data) => lane.draw(context, isNews(data) ? data : null) };
 }

@@ -12,7 +12,11 @@ const MOST_MARKS = 400;
 /** Return the lane with the marks: `{gutter, plot, draw}`. */
 export function createTimeline(card) {
   const marks = element("div.marks");
-  const plot = element("div.plot.timeline", { role: "group", "aria-label": "Findings and incidents over the steps" }, marks);
+  const plot = element(
+    "div.plot.timeline",
+    { role: "group", "aria-label": "Findings and incidents over the steps" },
+    marks,
+  );
   const summary = element("span.note");
   const gutter = element("div.gutter.about", {}, element("b", {}, "Findings and incidents"), summary);
   let shown = null;
@@ -34,8 +38,13 @@ export function createTimeline(card) {
     plot.style.height = gutter.style.minHeight = `${Math.max(lanes * LANE + 6, 34)}px`;
     const within = happenings.filter((one) => visible(one, axis)).length;
     const hidden = within - placed.length;
-    summary.textContent = happenings.length ? `${within} in view${hidden ? `, ${hidden} more in the list` : ""}` : "none: all quiet";
-    replace(marks, placed.map((place) => mark(place, axis, view, card)));
+    summary.textContent = happenings.length
+      ? `${within} in view${hidden ? `, ${hidden} more in the list` : ""}`
+      : "none: all quiet";
+    replace(
+      marks,
+      placed.map((place) => mark(place, axis, view, card)),
+    );
   }
 
   return { name: "timeline", gutter, plot, draw };
@@ -61,8 +70,9 @@ function inLanes(happenings, axis) {
 
 function mark({ one, lane, left, right }, axis, view, card) {
   const label = `${one.severity}: ${one.title}, ${steps(one.from, one.to)}`;
-  return button([element("i"), element("span.bar")], () => card.actions.event(one.id), {
+  return button([element("i"), right - left > LEAST && element("span.bar")], () => card.actions.event(one.id), {
     class: `mark ${one.severity}`,
+    "data-key": one.id,
     title: short(label, 200),
     "aria-label": short(label, 200),
     "aria-expanded": String(view.event === one.id),

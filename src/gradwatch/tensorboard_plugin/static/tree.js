@@ -44,7 +44,13 @@ export function modules(nodes) {
 
 /** Return the paths of the modules to fold so that modules `depth` levels below the top are the innermost seen. */
 export function foldedAt(nodes, depth) {
-  return [...new Set(modules(nodes).filter((node) => node.depth === depth).map((node) => node.path))];
+  return [
+    ...new Set(
+      modules(nodes)
+        .filter((node) => node.depth === depth)
+        .map((node) => node.path),
+    ),
+  ];
 }
 
 /** Return how many levels of modules a tree has. */
@@ -90,7 +96,9 @@ export function layerFilter(text) {
     return { wanted: (name) => pattern.test(name), problem: null };
   } catch (error) {
     const wanted = (name) => name.toLowerCase().includes(text.toLowerCase());
-    const reason = String(error.message).replace(/^Invalid regular expression:\s*/, "").replace(/^.*:\s*/, "");
+    const reason = String(error.message)
+      .replace(/^Invalid regular expression:\s*/, "")
+      .replace(/^.*:\s*/, "");
     return { wanted, problem: `Not a regular expression (${reason.toLowerCase()}): searched as plain text.` };
   }
 }
