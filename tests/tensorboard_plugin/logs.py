@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +14,13 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
 
-from gradwatch.records import GradientCheck
+from gradwatch.records import GradientCheck, LayerNorms
 from gradwatch.serialization.tensorboard_rows import EVENTS, PLUGIN_NAME, content, curve_series, layer_series
 from gradwatch.sinks.tensorboard import TensorBoardSink
 from tests.sinks.samples import AT, finding, incident, run_end, run_start, step_record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from gradwatch.records import StepRecord
@@ -53,9 +55,14 @@ def at(log_step: int, count: int = 2, **changes: Any) -> StepRecord:
 
 def write_run(folder: Path, *events: Any, step: int = 0) -> None:
     """Write events of one run, from its start on."""
+    write_events(folder, (run_start(step=step), *events))
+
+
+def write_events(folder: Path, events: Iterable[Any]) -> None:
+    """Write events as they come."""
     writer = Writer(folder)
     sink = TensorBoardSink([writer])
-    for event in (run_start(step=step), *events):
+    for event in events:
         sink.write(event)
     sink.close()
     writer.close()
@@ -134,3 +141,26 @@ def broken_runs(folder: Path) -> list[str]:
     (file,) = (folder / "cut_off").iterdir()
     file.write_bytes(file.read_bytes()[:-7])
     return sorted([*damage, "cut_off"])
+
+
+SPIKE = 100.0
+
+
+def odd_steps(steps: int) -> tuple[int, int]:
+    """Return the steps of ``write_long_run`` at which there is a NaN and a spike."""
+    return steps * 654_321 // 1_000_000, steps * 345_678 // 1_000_000
+
+
+def write_long_run(folder: Path, steps: int, layers: int) -> None:
+    """Write a run that logs every step, in which two layers have one odd step each: NaN, and 100 times the usual."""
+    names = [f"block.{i}" for i in range(layers)]
+    usual = {name: LayerNorms(grad_norm=1.0, weight_norm=3.0, update_ratio=1e-3 * i, nonfinite=0)
+             for i, name in enumerate(names)}  # fmt: skip
+    nan_step, spike_step = odd_steps(steps)
+    odd = {
+        nan_step: {**usual, names[1]: replace(usual[names[1]], grad_norm=math.nan, nonfinite=1)},
+        spike_step: {**usual, names[0]: replace(usual[names[0]], grad_norm=SPIKE)},
+    }
+    # `at` would make a record with layers of its own each time, only to throw them away.
+    record = at(0)
+    write_events(folder, (replace(record, step=i, log_step=i, layers=odd.get(i, usual)) for i in range(steps)))

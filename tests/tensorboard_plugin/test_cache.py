@@ -8,8 +8,12 @@ from gradwatch.tensorboard_plugin.cache import Cache
 def test_what_was_made_is_kept_until_its_stamp_changes() -> None:
     cache, made = Cache(100), list[int]()
 
+    def make(stamp: int) -> int:
+        made.append(stamp)
+        return stamp
+
     def get(stamp: int) -> int:
-        return cache.get("run", stamp, make=lambda: made.append(stamp) or stamp, size=lambda _: 1)
+        return cache.get("run", stamp, make=lambda: make(stamp), size=lambda _: 1)
 
     assert [get(stamp) for stamp in (1, 1, 2, 2, 1)] == [1, 1, 2, 2, 1]
     assert made == [1, 2, 1]

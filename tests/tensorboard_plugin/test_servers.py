@@ -11,7 +11,18 @@ import pytest
 from gradwatch.serialization.tensorboard_rows import METRICS
 from gradwatch.sinks.tensorboard import TensorBoardSink
 from tests.sinks.samples import finding, with_layer
-from tests.tensorboard_plugin.logs import LAYERS, Writer, at, broken_runs, write_eventful_run, write_run, write_scalars
+from tests.tensorboard_plugin.logs import (
+    LAYERS,
+    SPIKE,
+    Writer,
+    at,
+    broken_runs,
+    odd_steps,
+    write_eventful_run,
+    write_long_run,
+    write_run,
+    write_scalars,
+)
 from tests.tensorboard_plugin.serving import LOADERS, Server, distribution, serve
 
 if TYPE_CHECKING:
@@ -142,3 +153,22 @@ def test_new_rows_are_seen_while_a_run_is_written(loader: str, tmp_path: Path) -
         assert after["key"] != before["key"]
         assert running.ask("matrix", run="live", metric="nonfinite").frame()[1].tolist() == [[0, 0], [0, 0]]
     writer.close()
+
+
+@pytest.mark.parametrize(
+    ("steps", "layers"),
+    [(20_000, 50), pytest.param(1_000_000, 500, marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
+)
+def test_two_odd_steps_of_a_long_run_are_found(steps: int, layers: int, tmp_path: Path) -> None:
+    write_long_run(tmp_path / "logs" / "long", steps, layers)
+    metadata = distribution(tmp_path / "site")
+    for loader in LOADERS.values():
+        with serve(tmp_path / "logs", metadata, loader=loader) as running:
+            running.wait_for_runs(1, lambda run: bool(run["last"] == steps - 1))
+            header, values = running.ask("matrix", run="long", metric="grad_norm", columns=800).frame()
+            counts = running.ask("matrix", run="long", metric="nonfinite", columns=800).frame()[1]
+        for step, column, odd in zip(odd_steps(steps), (1, 0), (np.isnan(values), values == SPIKE), strict=True):
+            ((where, layer),) = np.argwhere(odd)
+            assert layer == column
+            assert header["first"][where] <= step <= header["last"][where]
+        assert counts.sum() == 1
