@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import ElementHandle, Frame, Locator, Page
 
 PREFIX = "p.numerical_health."
+ENTRY = "plugin_entry.html?name=numerical_health"
 
 # Where a heatmap of `rows` rows is pointed at: the middle of a row, and the middle of a step.
 _READ_PIXEL = """([canvas, x, y]) => {
@@ -26,18 +27,20 @@ class Tab:
         self.page = page
         self.url = url
 
-    def open(self, **view: str) -> Tab:
+    def open(self, query: str = "", **view: str) -> Tab:
         """Open the tab; ``view`` is what a deep link says: ``tab.open(metric="nonfinite")``."""
         keys = "".join(f"&{PREFIX}{key}={quote(value, safe='')}" for key, value in view.items())
-        self.page.goto(f"{self.url}#numerical_health{keys}")
+        self.page.goto(f"{self.url}{query}#numerical_health{keys}")
         self.frame.wait_for_selector(".card:has(canvas[width]), .notice")
         return self.settle()
 
     @property
     def frame(self) -> Frame:
         """The frame of the plugin."""
-        self.page.wait_for_selector("iframe")
-        return self.page.frames[-1]
+        holder = self.page.wait_for_selector(f'iframe[src*="{ENTRY}"]', state="attached")
+        frame = holder and holder.content_frame()
+        assert frame is not None
+        return frame
 
     def settle(self) -> Tab:
         """Wait until what was asked for has come and is drawn."""

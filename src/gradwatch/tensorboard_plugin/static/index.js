@@ -24,7 +24,7 @@ export async function render() {
   const data = createData(() => store.refresh());
   const shared = createShared(data);
   const cards = new Map();
-  const page = { runs: null, problem: null, loading: false };
+  const page = { runs: null, problem: null, loading: false, looked: 0 };
   const point = (step) => {
     for (const card of cards.values()) card.point(step);
   };
@@ -76,6 +76,7 @@ export async function render() {
   }
 
   async function load() {
+    page.looked = performance.now();
     page.loading = true;
     main.setAttribute("aria-busy", "true");
     try {
@@ -95,9 +96,13 @@ export async function render() {
   onAddress(() => store.change({ ...START, runs: store.view.runs, ...readAddress(addressHash()) }));
   onReload(load);
   new ResizeObserver(() => store.refresh()).observe(main);
-  const look = () => document.hidden || !main.clientWidth || load(); // no width: another tab of TensorBoard is open
+  const visible = () => !document.hidden && window.innerHeight > 0; // no height: another tab of TensorBoard is open
+  const look = () => {
+    if (visible() && performance.now() - page.looked >= POLL) load();
+  };
   document.addEventListener("visibilitychange", look);
-  setInterval(look, POLL);
+  window.addEventListener("resize", look);
+  setInterval(look, POLL / 4);
   await load();
 }
 
