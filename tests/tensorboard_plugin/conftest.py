@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.tensorboard_plugin.samples import SampleRun
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-SIZE = {"width": 1280, "height": 900}
+WIDTH, HEIGHT = 1280, 900
 PATIENCE = 10_000  # ms for anything that the page is to show
 
 
@@ -49,7 +49,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport=SIZE)
+    context = browser.new_context(viewport={"width": WIDTH, "height": HEIGHT})
     context.set_default_timeout(PATIENCE)
     yield context
     context.close()
@@ -63,7 +63,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
-    """A page that may not complain: an error of a script, or something that the security policy refuses, fails the test."""
+    """A page that may not complain: an error of a script, or what the security policy refuses, fails the test."""
     page = context.new_page()
     complaints: list[str] = []
 

@@ -37,7 +37,9 @@ class SampleRun:
 
     def listed(self) -> dict[str, Any]:
         """Return the run as ``runs`` lists it."""
-        counts = {level: sum(one["severity"] == level for one in self.findings) for level in ("info", "warning", "error")}
+        counts = {
+            level: sum(one["severity"] == level for one in self.findings) for level in ("info", "warning", "error")
+        }
         told = {
             "name": self.name,
             "version": self.version,
@@ -99,7 +101,16 @@ def sample_run(name: str, layers: list[str], rows: int, *, each: int = 10, seed:
 
 def transformer_layers(blocks: int) -> list[str]:
     """Return the names of the layers of a small transformer, in model order: 8 a block and 4 around them."""
-    inside = ("norm1", "attention.query", "attention.key", "attention.value", "attention.out", "norm2", "mlp.up", "mlp.down")
+    inside = (
+        "norm1",
+        "attention.query",
+        "attention.key",
+        "attention.value",
+        "attention.out",
+        "norm2",
+        "mlp.up",
+        "mlp.down",
+    )
     around = [f"model.blocks.{block}.{name}" for block in range(blocks) for name in inside]
     return ["model.embed.tokens", "model.embed.positions", *around, "model.norm", "head"]
 
@@ -130,7 +141,16 @@ def finding(code: str, **changes: Any) -> dict[str, Any]:
 
 def incident(step: int, **changes: Any) -> dict[str, Any]:
     """Return an incident: a division by zero in the loss."""
-    summary = {"shape": [10], "dtype": "float32", "min": 0.0, "max": 9.0, "nan": 0, "posinf": 0, "neginf": 0, "zeros": 1}
+    summary = {
+        "shape": [10],
+        "dtype": "float32",
+        "min": 0.0,
+        "max": 9.0,
+        "nan": 0,
+        "posinf": 0,
+        "neginf": 0,
+        "zeros": 1,
+    }
     source = {
         "file": "train.py",
         "line": 75,
@@ -176,7 +196,14 @@ def incident(step: int, **changes: Any) -> dict[str, Any]:
 
 def gradient_check(step: int, verdict: str = "pass") -> dict[str, Any]:
     """Return a gradient check of two tensors."""
-    one = {"norm_error": 1e-9, "sign_agrees": True, "h": {}, "precision_error": 2e-4, "cosine": 1.0, "reproducible": True}
+    one = {
+        "norm_error": 1e-9,
+        "sign_agrees": True,
+        "h": {},
+        "precision_error": 2e-4,
+        "cosine": 1.0,
+        "reproducible": True,
+    }
     parameters = {
         "head.weight": {"correct": verdict, "relative_error": 0.31 if verdict == "mismatch" else 2e-8, **one},
         "head.bias": {"correct": "pass", "relative_error": 1e-9, **one},

@@ -1,4 +1,4 @@
-"""A small server with the routes of the plugin, and a page around it as TensorBoard's: enough to test the page alone."""
+"""A small server with the routes of the plugin, and a page around it as TensorBoard's: to test the page alone."""
 
 from __future__ import annotations
 
@@ -30,9 +30,14 @@ POLICY = (
     "style-src 'self' https://www.gstatic.com data: 'unsafe-inline';connect-src 'self';script-src 'self' 'sha256-{}'"
 )
 ENTRY_SCRIPT = 'import("./index.js").then((m) => void m.render());'
-ENTRY = '<!DOCTYPE html>\n<head><base href="plugin/numerical_health/" /></head>\n<body><script type="module">{}</script></body>'
+ENTRY = """<!DOCTYPE html>
+<head><base href="plugin/numerical_health/" /></head>
+<body><script type="module">{}</script></body>"""
 HOST = """<!DOCTYPE html>
-<style>html, body {{ margin: 0; height: 100% }} iframe {{ border: 0; width: 100%; height: 100%; display: block }}</style>
+<style>
+  html, body {{ margin: 0; height: 100% }}
+  iframe {{ border: 0; width: 100%; height: 100%; display: block }}
+</style>
 <body class="{}"><script>
   const ports = [];
   addEventListener("message", (event) => {{
@@ -64,7 +69,9 @@ class Stub:
         start_response(status, [("Content-Type", kind), ("Content-Length", str(len(body))), *extra])
         return [body]
 
-    def _answer(self, path: str, query: dict[str, str], tag: str | None) -> tuple[str, str, bytes, list[tuple[str, str]]]:
+    def _answer(
+        self, path: str, query: dict[str, str], tag: str | None
+    ) -> tuple[str, str, bytes, list[tuple[str, str]]]:
         if path == "/":
             return "200 OK", "text/html", HOST.format("dark-mode" if self.dark else "").encode(), []
         if path == "/data/plugin_entry.html":
@@ -119,7 +126,13 @@ def _matrix(run: SampleRun, query: dict[str, str]) -> bytes:
 
 
 def _binary(head: dict[str, Any], first: np.ndarray, last: np.ndarray, values: np.ndarray) -> bytes:
-    described = {**head, "first": first.tolist(), "last": last.tolist(), "shape": list(values.shape), "dtype": values.dtype.name}
+    described = {
+        **head,
+        "first": first.tolist(),
+        "last": last.tolist(),
+        "shape": list(values.shape),
+        "dtype": values.dtype.name,
+    }
     header = json.dumps(described).encode()
     header += b" " * (-(len(header) + 4) % 8)
     return struct.pack("<I", len(header)) + header + np.ascontiguousarray(values).tobytes()

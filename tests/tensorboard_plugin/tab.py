@@ -38,7 +38,8 @@ class Tab:
     def frame(self) -> Frame:
         """The frame of the plugin."""
         holder = self.page.wait_for_selector(f'iframe[src*="{ENTRY}"]', state="attached")
-        frame = holder and holder.content_frame()
+        assert holder is not None
+        frame = holder.content_frame()
         assert frame is not None
         return frame
 
@@ -78,7 +79,7 @@ class Tab:
         """Choose a metric."""
         return self.click(f'[data-metric="{name}"]')
 
-    # -- the heatmap --------------------------------------------------------------------------------------------------
+    # -- the heatmap ----------------------------------------------------------------------------------------------
 
     def canvas(self, card: int = 0) -> ElementHandle:
         """Return the canvas of the heatmap of a run."""
@@ -127,22 +128,29 @@ class Tab:
         assert box is not None
         self.page.mouse.move(box["x"] + x, box["y"] + y)
 
-    # -- the address ----------------------------------------------------------------------------------------------------
-
-    def call(self, module: str, function: str, *arguments: Any) -> Any:
-        """Return what a function of one of the page's modules returns."""
-        code = "async ([module, name, given]) => (await import(module))[name](...given)"
-        base = self.frame.evaluate("() => document.querySelector('link[rel=stylesheet]').href").removesuffix("page.css")
-        return self.frame.evaluate(code, [base + module, function, list(arguments)])
+    # -- the address ----------------------------------------------------------------------------------------------
 
     def address(self) -> str:
         """Return the address of TensorBoard's own page."""
         return self.page.url
 
+    # -- its modules ----------------------------------------------------------------------------------------------
 
-# -- the colours, computed once more in another language ------------------------------------------------------------------
+    def call(self, module: str, function: str, values: np.ndarray, *arguments: Any) -> np.ndarray:
+        """Return what a function of one of the page's modules makes of numbers, as float32 on both sides."""
+        code = """async ([module, name, values, given]) => {
+          const found = await import(new URL(module, document.querySelector("link").href));
+          return [...found[name](Float32Array.from(values, Number), ...given)].map(String);
+        }"""
+        texts = [str(float(value)).replace("inf", "Infinity").replace("nan", "NaN") for value in values]
+        return np.array(self.frame.evaluate(code, [module, function, texts, list(arguments)]), dtype=np.float32)
 
-_CONES = np.array([[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]])
+
+# -- the colours, computed once more in another language ----------------------------------------------------------
+
+_CONES = np.array(
+    [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
+)
 _RGB = np.array(
     [
         [4.0767416621, -3.3077115913, 0.2309699292],

@@ -24,7 +24,10 @@ LAYERS = ["encoder.first", "encoder.second", "head"]
 def troubled() -> SampleRun:
     """Return a run with one of everything."""
     run = sample_run("troubled", LAYERS, 40)
-    run.findings = [finding("exploding-gradient", layer="head"), finding("loss-plateau", severity="info", opened=40, closed=None)]
+    run.findings = [
+        finding("exploding-gradient", layer="head"),
+        finding("loss-plateau", severity="info", opened=40, closed=None),
+    ]
     run.incidents = [incident(350)]
     run.checks = [gradient_check(100), gradient_check(200, "mismatch")]
     run.ends = [{"type": "run_end", "time": 2e9, "status": "nonfinite"}]
@@ -33,7 +36,9 @@ def troubled() -> SampleRun:
 
 def entry(tab: Tab, name: str) -> str:
     """Open an entry of the list by its title and return what it says."""
-    tab.find(".entry .head", ).filter(has_text=name).click()
+    tab.find(
+        ".entry .head",
+    ).filter(has_text=name).click()
     tab.settle()
     return tab.text(".entry.open .inside")
 
@@ -70,10 +75,16 @@ def test_a_cell_opens_to_its_layer_and_to_all_layers_at_its_step(serve: Serve) -
     assert [line[0] for line in lines] == LAYERS
     assert [line[1] for line in lines] == ["0.5", "4", "\N{INFINITY}"]
     assert [line[4] for line in lines] == ["0", "0", "640"]
-    widths = [bar.evaluate("(bar) => bar.style.width") for bar in tab.find(".bars .bar:nth-child(2) i").element_handles()]
+    widths = [
+        bar.evaluate("(bar) => bar.style.width") for bar in tab.find(".bars .bar:nth-child(2) i").element_handles()
+    ]
     assert widths == ["12.5%", "100%", "100%"]
     tab.button("By gradient norm")
-    assert [line.split("\n")[0] for line in tab.texts(".bars .line:not(.head)")] == ["head", "encoder.second", "encoder.first"]
+    assert [line.split("\n")[0] for line in tab.texts(".bars .line:not(.head)")] == [
+        "head",
+        "encoder.second",
+        "encoder.first",
+    ]
 
 
 def test_a_click_on_a_curve_opens_the_step(serve: Serve) -> None:
@@ -141,7 +152,10 @@ def test_an_incident_says_where_why_and_how_to_run_it_again(serve: Serve) -> Non
 def test_the_head_of_a_run_says_how_it_ended(serve: Serve) -> None:
     _, tab = serve(troubled())
     tab.open()
-    assert tab.text(".card .title .note") == "steps 1\N{EN DASH}400 \N{MIDDLE DOT} 1 incident, 1 warning \N{MIDDLE DOT} died of a non-finite value"
+    assert (
+        tab.text(".card .title .note")
+        == "steps 1\N{EN DASH}400 \N{MIDDLE DOT} 1 incident, 1 warning \N{MIDDLE DOT} died of a non-finite value"
+    )
 
 
 def test_gradient_checks_as_a_table(serve: Serve) -> None:

@@ -57,7 +57,11 @@ def test_values_findings_and_incident_of_a_run(tab: Tab) -> None:
     said = tab.point(30, 1, rows=2)
     assert said["layer"] == "block.1"
     assert "step 30" in said["all"]
-    assert {mark.get_attribute("class") for mark in tab.find(".mark").all()} == {"mark error", "mark info", "mark incident"}
+    assert {mark.get_attribute("class") for mark in tab.find(".mark").all()} == {
+        "mark error",
+        "mark info",
+        "mark incident",
+    }
     tab.find(".mark.incident").click()
     tab.settle()
     assert "gradwatch replay" not in tab.text(".entry.open .inside"), "there is no folder: nothing to run"

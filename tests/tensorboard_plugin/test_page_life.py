@@ -29,7 +29,7 @@ def empty_run(name: str, note: str) -> SampleRun:
     return run
 
 
-# -- runs side by side ----------------------------------------------------------------------------------------------------
+# -- runs side by side --------------------------------------------------------------------------------------------
 
 
 def test_sixty_runs_are_listed_without_delay_and_searched(serve: Serve) -> None:
@@ -44,7 +44,10 @@ def test_sixty_runs_are_listed_without_delay_and_searched(serve: Serve) -> None:
     assert tab.find(".runs li").count() == 10
     tab.find("[aria-label='Filter runs']").fill("none such")
     tab.settle()
-    assert tab.text(".sidebar > .note") == "No run is called \N{LEFT DOUBLE QUOTATION MARK}none such\N{RIGHT DOUBLE QUOTATION MARK}."
+    assert (
+        tab.text(".sidebar > .note")
+        == "No run is called \N{LEFT DOUBLE QUOTATION MARK}none such\N{RIGHT DOUBLE QUOTATION MARK}."
+    )
 
 
 def test_two_runs_share_axis_and_scale(serve: Serve) -> None:
@@ -69,7 +72,9 @@ def test_two_runs_share_axis_and_scale(serve: Serve) -> None:
 
 
 def test_a_broken_run_says_what_is_wrong_and_leaves_the_others_alone(serve: Serve) -> None:
-    _, tab = serve(sample_run("fine", LAYERS, 20), empty_run("future", "rows of version 2 were written by a newer gradwatch"))
+    _, tab = serve(
+        sample_run("fine", LAYERS, 20), empty_run("future", "rows of version 2 were written by a newer gradwatch")
+    )
     tab.open(runs="fine,future")
     assert tab.texts(".card .notice")[0].startswith("This run cannot be shown\n\nrows of version 2")
     assert tab.pixel(105, 0, rows=3)[3] == 255
@@ -97,7 +102,7 @@ def test_it_lives_below_a_path_of_tensorboard(serve: Serve) -> None:
     assert "/data/plugin/numerical_health/runs" in stub.asked
 
 
-# -- live -------------------------------------------------------------------------------------------------------------------
+# -- live ---------------------------------------------------------------------------------------------------------
 
 
 def test_reload_shows_what_was_written_and_keeps_the_view(serve: Serve) -> None:
@@ -147,7 +152,7 @@ def test_a_server_that_has_gone_is_named_and_forgiven(serve: Serve) -> None:
     tab.find(".notice").wait_for(state="detached")
 
 
-# -- names are data ---------------------------------------------------------------------------------------------------------
+# -- names are data -----------------------------------------------------------------------------------------------
 
 HOSTILE = [
     "</script><img src=x onerror=parent.pwned=1>",
@@ -168,12 +173,19 @@ def test_names_and_messages_stay_text(serve: Serve) -> None:
     run = sample_run(HOSTILE[0], HOSTILE, 20)
     text = HOSTILE[0] + "\n" + HOSTILE[4]
     source = {"file": text, "line": text, "function": text, "code": text}
-    run.findings = [finding(text, layer=layer, message=text, advice=text, evidence={text: text, "source": source}) for layer in HOSTILE]
-    told = incident(100, explanation=text, advice=text, affected=HOSTILE, folder=text, anomaly_traceback=text, first_seen=text)
+    run.findings = [
+        finding(text, layer=layer, message=text, advice=text, evidence={text: text, "source": source})
+        for layer in HOSTILE
+    ]
+    told = incident(
+        100, explanation=text, advice=text, affected=HOSTILE, folder=text, anomaly_traceback=text, first_seen=text
+    )
     told["origin"] |= {"op": text, "module": text, "module_type": text, "tensor": text, "source": source}
     run.incidents = [told]
     check = gradient_check(100)
-    run.checks = [{**check, "reason": text, "verdict": text, "parameters": {text: {"correct": text, "relative_error": "NaN"}}}]
+    run.checks = [
+        {**check, "reason": text, "verdict": text, "parameters": {text: {"correct": text, "relative_error": "NaN"}}}
+    ]
     run.ends = [{"time": 2e9, "status": text}]
     _, tab = serve(run)
     tab.open()
@@ -196,7 +208,7 @@ def test_names_and_messages_stay_text(serve: Serve) -> None:
     assert tab.frame.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), "a long name widens nothing"
 
 
-# -- light and dark ---------------------------------------------------------------------------------------------------------
+# -- light and dark -----------------------------------------------------------------------------------------------
 
 
 def _lightness(tab: Tab, selector: str, name: str) -> float:
@@ -224,7 +236,8 @@ def test_text_stands_out_from_its_ground(serve: Serve, *, dark: bool) -> None:
     run.incidents = [incident(100)]
     _, tab = serve(run, dark=dark)
     tab.open()
-    code = "([name, ground]) => [name, ground].map((one) => getComputedStyle(document.documentElement).getPropertyValue(one).trim())"
+    style = "getComputedStyle(document.documentElement)"
+    code = f"(names) => names.map((name) => {style}.getPropertyValue(name).trim())"
     for name in ("ink", "soft", "accent", "good", "info", "warning", "error", "incident"):
         for ground in ("paper", "ground", "panel"):
             ink, paper = (_luminance(colour) for colour in tab.frame.evaluate(code, [f"--{name}", f"--{ground}"]))

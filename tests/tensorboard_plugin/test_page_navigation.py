@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
     Serve = Callable[..., tuple[Stub, Tab]]
 
+# What a reader without eyes hears of where the focus is.
+FOCUSED = """() => {
+  const {ariaLabel, innerText, value} = document.activeElement;
+  return ariaLabel || innerText || value;
+}"""
 LAYERS = ["encoder.first", "encoder.second", "head"]
 
 
@@ -162,9 +167,17 @@ def test_the_tab_key_reaches_everything_and_arrows_walk_through_the_metrics(tab:
     reached = []
     for _ in range(40):
         tab.page.keyboard.press("Tab")
-        reached.append(tab.frame.evaluate("() => document.activeElement.getAttribute('aria-label') || document.activeElement.innerText || document.activeElement.value"))
+        reached.append(tab.frame.evaluate(FOCUSED))
     said = " / ".join(str(name) for name in reached)
-    for name in ("Filter runs", "Gradient norm", "Relative to running median", "Filter layers", "Zoom in", "Layers by steps", "incident: Non-finite"):
+    for name in (
+        "Filter runs",
+        "Gradient norm",
+        "Relative to running median",
+        "Filter layers",
+        "Zoom in",
+        "Layers by steps",
+        "incident: Non-finite",
+    ):
         assert name in said, said
     tab.find('[data-metric="grad_norm"]').press("ArrowRight")
     tab.settle()
@@ -207,7 +220,16 @@ def seen(tab: Tab) -> dict[str, object]:
 
 def test_an_address_that_was_mistyped_is_taken_as_far_as_it_goes(serve: Serve) -> None:
     _, tab = serve(sample_run("run", LAYERS, 40))
-    tab.open(metric="nonsense", zoom="9-3", step="-4", optimizer="x", folded="%E0%A4%A", layer="gone", mode="relative", runs="run,deleted")
+    tab.open(
+        metric="nonsense",
+        zoom="9-3",
+        step="-4",
+        optimizer="x",
+        folded="%E0%A4%A",
+        layer="gone",
+        mode="relative",
+        runs="run,deleted",
+    )
     assert tab.text('[aria-selected="true"]') == "Gradient norm"
     assert tab.text('[data-mode][aria-pressed="true"]') == "Relative to running median"
     assert tab.shown_steps() == (1, 400)
@@ -215,7 +237,10 @@ def test_an_address_that_was_mistyped_is_taken_as_far_as_it_goes(serve: Serve) -
 
 
 def test_another_address_is_followed(tab: Tab) -> None:
-    tab.page.evaluate("() => { location.hash = '#numerical_health&p.numerical_health.metric=weight_norm&p.numerical_health.runs=other' }")
+    tab.page.evaluate(
+        "(keys) => { location.hash = `#numerical_health&${keys}` }",
+        "p.numerical_health.metric=weight_norm&p.numerical_health.runs=other",
+    )
     tab.find('[data-metric="weight_norm"][aria-selected="true"]').wait_for()
     tab.settle()
     assert tab.texts(".card h2") == ["other"]
