@@ -185,6 +185,31 @@ def test_the_tab_key_reaches_everything_and_arrows_walk_through_the_metrics(tab:
     assert tab.frame.evaluate("() => document.activeElement.innerText") == "Weight norm"
 
 
+def test_the_focus_stays_on_what_is_drawn_anew(tab: Tab) -> None:
+    entry = tab.find(".entry .head").first
+    entry.press("Enter")
+    tab.settle()
+    assert entry.get_attribute("aria-expanded") == "true"
+    assert tab.frame.evaluate(FOCUSED).startswith("incident")
+    tab.page.keyboard.press("Enter")
+    tab.settle()
+    assert entry.get_attribute("aria-expanded") == "false"
+
+
+def test_names_are_one_stop_and_arrows_walk_through_them(tab: Tab) -> None:
+    assert tab.find('.names [tabindex="0"]').count() == 1
+    tab.find('.names [tabindex="0"]').focus()
+    heard = [tab.frame.evaluate(FOCUSED)]
+    for _ in range(3):
+        tab.page.keyboard.press("ArrowDown")
+        heard.append(tab.frame.evaluate(FOCUSED))
+    assert heard == ["Fold encoder", "Curves of encoder.first", "Curves of encoder.second", "Curves of head"]
+    tab.page.keyboard.press("Enter")
+    tab.settle()
+    assert tab.text(".section h3") == "Layer head"
+    assert tab.frame.evaluate(FOCUSED) == "Curves of head"
+
+
 def test_a_view_survives_a_reload(tab: Tab) -> None:
     tab.metric("update_ratio").button("Relative to running median").button("Fold to depth 1")
     tab.find(".mark").first.click()
