@@ -62,7 +62,8 @@ class Stub:
         self.asked: list[str] = []
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
-        path = environ["PATH_INFO"].removeprefix(self.prefix)
+        path = environ["PATH_INFO"]
+        path = path.removeprefix(self.prefix) if path.startswith(self.prefix) else "outside"
         query = {key: values[-1] for key, values in parse_qs(environ["QUERY_STRING"], keep_blank_values=True).items()}
         self.asked.append(path + (f"?{environ['QUERY_STRING']}" if query else ""))
         status, kind, body, extra = self._answer(path, query, environ.get("HTTP_IF_NONE_MATCH"))

@@ -166,7 +166,7 @@ def test_gradient_checks_as_a_table(serve: Serve) -> None:
         ["200", "mismatch", "head.weight differs by 31 %", "0.31"],
         ["100", "pass", "automatic and numerical derivatives agree", "2e-8"],
     ]
-    tab.button("2 tensors")
+    tab.button("3 tensors")
     assert tab.texts(".checks table table tbody tr")[0].split("\t")[:3] == ["head.weight", "mismatch", "0.31"]
 
 

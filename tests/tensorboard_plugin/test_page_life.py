@@ -108,6 +108,7 @@ def test_it_lives_below_a_path_of_tensorboard(serve: Serve) -> None:
 def test_reload_shows_what_was_written_and_keeps_the_view(serve: Serve) -> None:
     run = sample_run("live", LAYERS, 20)
     _, tab = serve(run)
+    tab.page.add_init_script("window.setInterval = () => 0")  # it does not look by itself
     tab.open(layer="head")
     assert tab.shown_steps() == (1, 200)
     run.grow(20)
@@ -135,6 +136,7 @@ def test_it_looks_by_itself_and_asks_for_nothing_that_it_has(serve: Serve) -> No
     tab.page.clock.run_for(25_000)
     tab.settle()
     assert [path.rpartition("/")[2] for path in stub.asked] == ["runs", "runs"]
+    assert tab.find(".notice").count() == 0, "an answer that nothing has changed is no trouble"
     run.grow(20)
     tab.page.clock.run_for(11_000)
     tab.find(".card .title .note").filter(has_text="400").wait_for()

@@ -6,7 +6,7 @@ import { NOT_KNOWN } from "./cells.js";
 
 const OUTSIDE = 0.005;
 const LEAST_DECADES = 0.5;
-const RELATIVE_DECADES = [Math.log10(2), 2]; // at least /2 to 2×, at most /100 to 100×
+const RELATIVE_DECADES = [Math.log10(4), 2]; // at least /4 to 4×, for noise is no news; at most /100 to 100×
 const SAMPLES = 40000;
 
 /** A scale: `low` and `high` are powers of ten, `kind` names the colours. */

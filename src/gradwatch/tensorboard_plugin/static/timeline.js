@@ -6,6 +6,7 @@ import { followPointer } from "./gestures.js";
 
 const LANE = 16; // pixels
 const LEAST = 14; // of width: to be hit by a pointer
+const ICON = 10; // its middle is on the step
 const MOST_LANES = 8;
 const MOST_MARKS = 400;
 
@@ -57,7 +58,7 @@ function inLanes(happenings, axis) {
   const ends = [];
   const placed = [];
   for (const one of happenings.filter((each) => visible(each, axis)).slice(0, MOST_MARKS)) {
-    const left = Math.max(axis.pixel(one.from), 0);
+    const left = Math.max(axis.pixel(one.from) - ICON / 2, 0);
     const right = Math.max(Math.min(axis.pixel(one.to), axis.width), left + LEAST);
     let lane = ends.findIndex((taken) => taken.every(([from, to]) => right + 2 < from || left > to + 2));
     if (lane < 0) lane = ends.push([]) - 1;
