@@ -67,14 +67,16 @@ class ParameterRow:
 class RunStart(Event):
     """The setting of a run, written once at its start.
 
-    ``git`` has commit, branch and whether tracked files were changed (None: not known), of the repository that the
-    run was started in; ``script`` is the name of the program, without its arguments, which may hold secrets.
+    ``model`` is the class of the module; ``script`` the name of the program, without its arguments, which may hold
+    secrets. ``git`` has commit, branch and whether tracked files were changed (None: not known), of the repository that
+    the run was started in.
     """
 
     type: ClassVar[str] = "run_start"
 
     run_id: str
     resumed_from: str | None
+    model: str | None = None
     versions: dict[str, str]
     hardware: dict[str, Any]
     precision: dict[str, Any]

@@ -37,6 +37,7 @@ def run_start(
         **header,
         run_id=run_id,
         resumed_from=resumed_from,
+        model=type(watched.module).__name__,
         versions=environment.versions(),
         hardware={**environment.hardware(device), "pid": os.getpid()},
         precision={**context.precision, "float32_matmul_precision": torch.get_float32_matmul_precision()},

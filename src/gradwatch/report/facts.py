@@ -60,7 +60,8 @@ def _commit(git: dict[str, Any]) -> list[str]:
 def _model(start: RunStart) -> str:
     elements = min(sum(math.prod(row.shape) for row in start.parameters), _LARGEST_MODEL)
     layers = len({row.layer for row in start.parameters})
-    return f"{size(elements)} parameters in {count(layers, 'layer')}"
+    named = f"{clean(start.model)}: " if start.model else ""
+    return f"{named}{size(elements)} parameters in {count(layers, 'layer')}"
 
 
 def _optimizer(described: dict[str, Any]) -> str:

@@ -118,22 +118,28 @@ class RowPool:
 
 
 def layer_values(layers: dict[str, LayerNorms]) -> np.ndarray:
-    """Return the metrics of layers as an array, shape [metrics, layers]; ``UNKNOWN`` where a record has None."""
+    """Return the metrics of layers as an array, shape [metrics, layers]; ``UNKNOWN`` where a record has None.
+
+    The gradient norm is the largest at any step since the record before.
+    """
     each = layers.values()
-    # The fastest of a dozen ways: 500 layers take 55 µs, 45 of them in these comprehensions.
+    # The fastest of a dozen ways: most of the time is spent in these comprehensions.
     columns: tuple[list[float | None], ...] = (
         [layer.grad_norm for layer in each],
         [layer.weight_norm for layer in each],
         [layer.update_ratio for layer in each],
         [layer.nonfinite for layer in each],
+        [layer.grad_norm_max for layer in each],
     )
     try:
         packed = _packer(len(columns) * len(layers))(*chain.from_iterable(columns))
-        return np.frombuffer(packed).reshape(len(columns), len(layers))
+        values = np.frombuffer(packed).reshape(len(columns), len(layers))
     except struct.error:  # there is a None among them
         values = np.array(columns, dtype=np.float64)
         values[np.array([[value is None for value in column] for column in columns])] = UNKNOWN
-        return values
+    norm, between = values[0], values[-1]
+    largest = np.where((between > norm) & (between > 0), between, norm)  # NaN is not exceeded, 0 is no gradient
+    return np.concatenate((largest[None], values[1:-1]))
 
 
 @cache

@@ -30,6 +30,7 @@ _TITLES = {
 }
 _ELSEWHERE = {
     "parameters",
+    "model",
     "clip",
     "run_id",
     "resumed_from",
@@ -61,6 +62,7 @@ def _run(view: View) -> Markup:
         [
             ("run", run.run_id),
             ("folder", str(run.folder)),
+            ("model", start.model if start else None),
             ("program", start.script if start else None),
             ("commit", _commit(start.git) if start and start.git else None),
             ("resumed from", start.resumed_from if start else None),

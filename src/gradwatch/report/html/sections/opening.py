@@ -123,7 +123,8 @@ def _model(start: RunStart) -> tuple[str, str]:
     layers = len({row.layer for row in start.parameters})
     frozen = sum(sizes) - trained
     more = f", {count(frozen)} frozen" if frozen else ""
-    return count(sum(sizes)), f"parameters in {count(layers, 'layer')}{more}"
+    named = f"{start.model}, " if start.model else ""
+    return count(sum(sizes)), f"{named}parameters in {count(layers, 'layer')}{more}"
 
 
 def _optimizer(start: RunStart) -> tuple[str, str]:
