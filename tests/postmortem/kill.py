@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from tests.postmortem import figures
 from tests.postmortem.dying import Fate, Told, run
@@ -26,7 +26,7 @@ from tests.postmortem.inspection import Findings, inspect, known_commands
 from tests.postmortem.journal import PHASES, CrashPoint
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 RUNS = 200
 LONGEST_DELAY = 0.02  # seconds: some steps, or a part of a gradient check
@@ -49,10 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="gradwatch-kill-") as place:
         model = _whole_run(Path(place) / "whole")
         fates = fates_of(chosen.runs, model, random.Random(chosen.seed))
-        deaths = [
-            _death(Path(place) / str(number), fate, commands)
-            for number, fate in enumerate(track(fates, "killing", console=Console(stderr=True)))
-        ]
+        deaths = list(_deaths(Path(place), fates, commands))
     console.print(figures.table(deaths, commands))
     wrong = [death for death in deaths if death.found.wrong]
     for death in deaths if chosen.verbose else wrong:
@@ -104,6 +101,15 @@ def _crash_point(number: int, whole: Told, rng: random.Random) -> Fate:
     moments = ["before", "middle", "after"] if "write" in call else ["before", "after"]
     point = CrashPoint(call, kind, rng.choice(moments), rng.randint(1, whole.calls[call, kind]))
     return Fate(f"{POINT}: {call} of the {kind}", point=point)
+
+
+def _deaths(place: Path, fates: Sequence[Fate], commands: Sequence[str]) -> Iterator[Death]:
+    # No thread that refreshes the bar: a process that forks has better none.
+    with Progress(console=Console(stderr=True), auto_refresh=False) as bar:
+        task = bar.add_task("killing", total=len(fates))
+        for number, fate in enumerate(fates):
+            yield _death(place / str(number), fate, commands)
+            bar.update(task, advance=1, refresh=True)
 
 
 def _death(folder: Path, fate: Fate, commands: Sequence[str]) -> Death:
