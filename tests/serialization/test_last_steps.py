@@ -116,7 +116,7 @@ def test_norms_are_joined_without_overflow(norms: list[float], joined: float) ->
         max_size=80,
     )
 )
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_any_rows_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> None:
     [found] = load_ring(ring(tmp_path_factory.mktemp("ring"), rows))
     wanted = as_event(rows[-STEPS:], COLUMNS, rank=0, optimizer=0, reason="killed")
@@ -229,6 +229,7 @@ def test_a_huge_file_or_header_is_refused_without_being_read(tmp_path: Path) -> 
 
 
 @given(st.binary(max_size=300), st.integers(0, 5000), st.integers(0, 255))
+@settings(deadline=None)
 def test_garbled_files_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes, place: int, byte: int
 ) -> None:
