@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from tensorboard.plugins import base_plugin
 
-from gradwatch.tensorboard_plugin.loader import KEPT_ROWS, NumericalHealthLoader
+from gradwatch.serialization import tensorboard_rows
+from gradwatch.tensorboard_plugin.loader import KEPT_ROWS, PLUGIN_NAME, NumericalHealthLoader
+from gradwatch.tensorboard_plugin.plugin import NumericalHealthPlugin
 from tests.tensorboard_plugin.serving import ROOT
 
 HEAVY = ("torch", "lightning", "pytorch_lightning", "gradwatch.engine", "gradwatch.capture")
@@ -22,18 +24,34 @@ def modules_after(statement: str) -> set[str]:
     return set(run.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["loader", "plugin"])
+@pytest.mark.parametrize("module", ["loader", "plugin", "routes"])
 def test_the_plugin_loads_nothing_heavy(module: str) -> None:
     assert modules_after(f"import gradwatch.tensorboard_plugin.{module}").isdisjoint(HEAVY)
 
 
-def test_the_loader_imports_little_beyond_tensorboard() -> None:
-    """TensorBoard imports it at its start, whether there is any data of ours or not."""
+def test_the_start_of_tensorboard_loads_next_to_nothing() -> None:
+    """It is paid by everybody who has gradwatch installed, whether there is any data of ours or not."""
     before = modules_after("from tensorboard.plugins import base_plugin")
-    ours = modules_after("import gradwatch.tensorboard_plugin.loader") - before
-    assert {name.partition(".")[0] for name in ours if not name.startswith("_")} - set(sys.stdlib_module_names) == {
-        "gradwatch"
+    start = (
+        "from gradwatch.tensorboard_plugin.loader import NumericalHealthLoader;"
+        "from types import SimpleNamespace;"
+        "loader = NumericalHealthLoader();"
+        "loader.fix_flags(SimpleNamespace(samples_per_plugin={}));"
+        "plugin = loader.load(SimpleNamespace(data_provider=None));"
+        "plugin.get_plugin_apps(), plugin.is_active(), plugin.frontend_metadata(), plugin.data_plugin_names()"
+    )
+    ours = modules_after(start) - before
+    assert {name for name in ours if name.partition(".")[0] not in sys.stdlib_module_names} == {
+        "gradwatch",
+        "gradwatch.tensorboard_plugin",
+        "gradwatch.tensorboard_plugin.loader",
+        "gradwatch.tensorboard_plugin.plugin",
     }
+
+
+def test_the_name_is_that_of_the_rows() -> None:
+    assert PLUGIN_NAME == tensorboard_rows.PLUGIN_NAME
+    assert NumericalHealthPlugin.plugin_name == PLUGIN_NAME
 
 
 def test_the_entry_point_leads_to_the_loader() -> None:

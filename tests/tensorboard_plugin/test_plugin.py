@@ -16,7 +16,7 @@ from werkzeug.test import Client
 from werkzeug.wrappers import Response
 
 from gradwatch.serialization.tensorboard_rows import CURVE_NAMES, METRICS, UNKNOWN
-from gradwatch.tensorboard_plugin import plugin as plugin_module
+from gradwatch.tensorboard_plugin import routes
 from gradwatch.tensorboard_plugin.plugin import NumericalHealthPlugin
 from gradwatch.tensorboard_plugin.reading import Source
 from tests.sinks.samples import finding, step_record, with_layer
@@ -284,7 +284,7 @@ def test_every_file_of_the_page_is_served(tmp_path: Path, monkeypatch: pytest.Mo
     (folder / "index.js").write_text("export function render() {}")
     (folder / "page.css").write_text("body {}")
     (folder / "notes.txt").write_text("not for browsers")
-    monkeypatch.setattr(plugin_module, "STATIC", folder)
+    monkeypatch.setattr(routes, "STATIC", folder)
     found = Site(tmp_path)
     script = found.ask("index.js")
     assert (script.status_code, script.mimetype) == (200, "text/javascript")

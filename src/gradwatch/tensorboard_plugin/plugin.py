@@ -1,56 +1,22 @@
-"""The plugin: routes, what their arguments must be, and errors as JSON. ``__init__`` says what is answered."""
+"""The plugin as TensorBoard sees it. What answers the page is loaded with the first request for it."""
 
 from __future__ import annotations
 
-import logging
-from functools import wraps
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tensorboard import plugin_util
 from tensorboard.plugins import base_plugin
-from werkzeug import wrappers
 
-from gradwatch.serialization.tensorboard_rows import METRICS, PLUGIN_NAME, Metric
-from gradwatch.tensorboard_plugin.answers import (
-    RequestError,
-    binary_answer,
-    etag,
-    file_answer,
-    json_answer,
-    tagged,
-)
-from gradwatch.tensorboard_plugin.queries import Queries
-from gradwatch.tensorboard_plugin.reading import RunIndex, Source
+from gradwatch.tensorboard_plugin.loader import PLUGIN_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
-    from werkzeug.wrappers import Request, Response
-
-    View = Callable[["NumericalHealthPlugin", Request], Response]
-
-log = logging.getLogger("gradwatch")
+    from gradwatch.tensorboard_plugin.routes import Routes
 
 TAB_NAME = "Numerical Health"
-STATIC = Path(__file__).parent / "static"
-DEFAULT_COLUMNS, MAX_COLUMNS = 800, 20_000
-
-
-def _route(view: View) -> View:
-    """Turn what goes wrong into JSON: a page can show that, and a traceback helps nobody there."""
-
-    @wraps(view)
-    def safe(plugin: NumericalHealthPlugin, request: Request) -> Response:
-        try:
-            return view(plugin, request)
-        except RequestError as error:
-            return json_answer(request, {"error": str(error)}, error.status)
-        except Exception as error:
-            log.exception("gradwatch: the Numerical Health tab failed at %s", request.path)
-            return json_answer(request, {"error": f"{type(error).__name__}: {error}"}, 500)
-
-    return safe
+# "/*": the files of the page.
+ROUTES = ("/runs", "/matrix", "/layer", "/curves", "/events", "/*")
 
 
 class NumericalHealthPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # TensorBoard has no annotations
@@ -60,7 +26,6 @@ class NumericalHealthPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # Tens
 
     def __init__(self, context: Any) -> None:
         self._provider = context.data_provider
-        self._queries = Queries()
 
     def is_active(self) -> bool:
         """Leave it to TensorBoard, which shows the tab as soon as a run has data under the plugin's name."""
@@ -72,104 +37,17 @@ class NumericalHealthPlugin(base_plugin.TBPlugin):  # type: ignore[misc]  # Tens
 
     def get_plugin_apps(self) -> dict[str, Any]:
         """Return the routes."""
-        views = {
-            "/runs": self._runs,
-            "/matrix": self._matrix,
-            "/layer": self._layer,
-            "/curves": self._curves,
-            "/events": self._events,
-            "/*": self._file,
-        }
-        return {route: wrappers.Request.application(view) for route, view in views.items()}
+        return {route: self._app(route) for route in ROUTES}
 
-    @_route
-    def _runs(self, request: Request) -> Response:
-        source = self._source(request)
-        runs = source.list()
-        tag = etag([(name, run.stamp) for name, run in sorted(runs.items())])
-        return tagged(request, tag, lambda: json_answer(request, self._queries.runs(source, runs)))
+    def _app(self, route: str) -> Callable[[Any, Any], Iterable[bytes]]:
+        def app(environ: Any, start_response: Any) -> Iterable[bytes]:
+            answer: Iterable[bytes] = self._routes.apps[route](environ, start_response)
+            return answer
 
-    @_route
-    def _matrix(self, request: Request) -> Response:
-        metric, optimizer = _metric(request), _integer(request, "optimizer", 0)
-        begin, end = _optional_integer(request, "from"), _optional_integer(request, "to")
-        if begin is not None and end is not None and begin > end:
-            raise RequestError(f"from={begin} is after to={end}")
-        columns = min(_integer(request, "columns", DEFAULT_COLUMNS, least=1), MAX_COLUMNS)
-        return self._of_run(
-            request,
-            lambda source, run: binary_answer(
-                request, self._queries.matrix(source, run, metric, optimizer, begin=begin, end=end, columns=columns)
-            ),
-        )
+        return app
 
-    @_route
-    def _layer(self, request: Request) -> Response:
-        optimizer, layer = _integer(request, "optimizer", 0), _integer(request, "layer", None)
-        return self._of_run(
-            request,
-            lambda source, run: binary_answer(request, self._queries.layer(source, run, optimizer, layer)),
-        )
+    @cached_property
+    def _routes(self) -> Routes:
+        from gradwatch.tensorboard_plugin.routes import Routes  # noqa: PLC0415 - not at the start of every TensorBoard
 
-    @_route
-    def _curves(self, request: Request) -> Response:
-        optimizer = _integer(request, "optimizer", 0)
-        return self._of_run(
-            request, lambda source, run: binary_answer(request, self._queries.curves(source, run, optimizer))
-        )
-
-    @_route
-    def _events(self, request: Request) -> Response:
-        return self._of_run(request, lambda source, run: json_answer(request, self._queries.events(source, run)))
-
-    @_route
-    def _file(self, request: Request) -> Response:
-        return file_answer(request, STATIC)
-
-    def _source(self, request: Request) -> Source:
-        environ = request.environ
-        return Source(self._provider, plugin_util.context(environ), plugin_util.experiment_id(environ))
-
-    def _of_run(self, request: Request, answer: Callable[[Source, RunIndex], Response]) -> Response:
-        """Return the answer about the run that a request names, under an ETag that changes with the run's last row."""
-        name = _required(request, "run")
-        source = self._source(request)
-        run = source.list(name).get(name)
-        if run is None:
-            raise RequestError(f"run {name!r} has no data of gradwatch", 404)
-        return tagged(request, etag(request.full_path, run.stamp), lambda: answer(source, run))
-
-
-def _required(request: Request, name: str) -> str:
-    value = request.args.get(name)
-    if value is None:
-        raise RequestError(f"{name} is missing")
-    return str(value)
-
-
-def _metric(request: Request) -> Metric:
-    value = _required(request, "metric")
-    for metric in METRICS:
-        if metric == value:
-            return metric
-    raise RequestError(f"metric {value!r} is not one of {', '.join(METRICS)}", 404)
-
-
-def _optional_integer(request: Request, name: str) -> int | None:
-    value = request.args.get(name, "")
-    if value == "":
-        return None
-    try:
-        return int(value)
-    except ValueError:
-        raise RequestError(f"{name}={value!r} is not a whole number") from None
-
-
-def _integer(request: Request, name: str, default: int | None, least: int = 0) -> int:
-    value = _optional_integer(request, name)
-    value = default if value is None else value
-    if value is None:
-        raise RequestError(f"{name} is missing")
-    if value < least:
-        raise RequestError(f"{name}={value} is less than {least}")
-    return value
+        return Routes(self._provider)
