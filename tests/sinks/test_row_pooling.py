@@ -50,10 +50,19 @@ def written(records: list[StepRecord]) -> list[tuple[int, np.ndarray, np.ndarray
 
 
 def test_layers_become_an_array_in_model_order() -> None:
-    record = with_layer(step_record(3), "block.1", grad_norm=None, update_ratio=math.nan, nonfinite=7)
+    record = with_layer(step_record(3), "block.1", grad_norm=None, update_ratio=math.nan)
+    record = with_layer(record, "block.2", grad_norm=math.inf, nonfinite=7)
     values = layer_values(record.layers)
-    expected = [[0.1, UNKNOWN, 2.1], [3.0, 4.0, 5.0], [1e-3, math.nan, 1e-3], [0, 7, 0]]
+    expected = [[0.1, UNKNOWN, math.inf], [3.0, 4.0, 5.0], [1e-3, math.nan, 1e-3], [0, 0, 7]]
     np.testing.assert_array_equal(values, expected)
+
+
+def test_the_gradient_norm_is_the_largest_since_the_record_before() -> None:
+    record = with_layer(step_record(4), "block.0", grad_norm_max=9.0)
+    record = with_layer(record, "block.1", grad_norm=None, grad_norm_max=0.0)
+    record = with_layer(record, "block.2", grad_norm=math.nan, grad_norm_max=5.0, nonfinite=1)
+    record = with_layer(record, "block.3", grad_norm=None, grad_norm_max=5.0)
+    np.testing.assert_array_equal(layer_values(record.layers)[0], [9.0, UNKNOWN, math.nan, 5.0])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, 1e300])

@@ -81,12 +81,13 @@ def warnings_in(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_record_becomes_one_tensor_for_each_metric_and_one_of_curves(logger: Any) -> None:
-    record = with_layer(at(49), "block.1", grad_norm=None, nonfinite=3)
+    record = with_layer(at(49), "block.1", grad_norm=None)
+    record = with_layer(record, "block.0", grad_norm=math.nan, nonfinite=3)
     write(logger, run_start(), record)
     found = read(logger)
     rows = [found[layer_series(metric, 0, LAYERS).tag] for metric in METRICS]
     assert [[step for step, _ in row] for row in rows] == [[49]] * 4
-    expected = np.array([[0.1, UNKNOWN], [3.0, 4.0], [1e-3, 1e-3], [0, 3]], dtype=np.float32)
+    expected = np.array([[math.nan, UNKNOWN], [3.0, 4.0], [1e-3, 1e-3], [3, 0]], dtype=np.float32)
     np.testing.assert_array_equal([row[0][1] for row in rows], expected)
     ((step, curves),) = found[curve_series(0).tag]
     assert (step, curves.dtype, curves[0]) == (49, np.float64, 49)

@@ -154,8 +154,10 @@ def odd_steps(steps: int) -> tuple[int, int]:
 def write_long_run(folder: Path, steps: int, layers: int) -> None:
     """Write a run that logs every step, in which two layers have one odd step each: NaN, and 100 times the usual."""
     names = [f"block.{i}" for i in range(layers)]
-    usual = {name: LayerNorms(grad_norm=1.0, weight_norm=3.0, update_ratio=1e-3 * i, nonfinite=0)
-             for i, name in enumerate(names)}  # fmt: skip
+    usual = {
+        name: LayerNorms(grad_norm=1.0 + i / layers, weight_norm=3.0 + i, update_ratio=1e-3 / (1 + i), nonfinite=0)
+        for i, name in enumerate(names)
+    }
     nan_step, spike_step = odd_steps(steps)
     odd = {
         nan_step: {**usual, names[1]: replace(usual[names[1]], grad_norm=math.nan, nonfinite=1)},

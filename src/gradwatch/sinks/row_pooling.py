@@ -128,18 +128,24 @@ def layer_values(layers: dict[str, LayerNorms]) -> np.ndarray:
         [layer.grad_norm for layer in each],
         [layer.weight_norm for layer in each],
         [layer.update_ratio for layer in each],
-        [layer.nonfinite for layer in each],
         [layer.grad_norm_max for layer in each],
     )
     try:
         packed = _packer(len(columns) * len(layers))(*chain.from_iterable(columns))
-        values = np.frombuffer(packed).reshape(len(columns), len(layers))
+        known = np.frombuffer(packed).reshape(len(columns), len(layers))
     except struct.error:  # there is a None among them
-        values = np.array(columns, dtype=np.float64)
-        values[np.array([[value is None for value in column] for column in columns])] = UNKNOWN
-    norm, between = values[0], values[-1]
-    largest = np.where((between > norm) & (between > 0), between, norm)  # NaN is not exceeded, 0 is no gradient
-    return np.concatenate((largest[None], values[1:-1]))
+        known = np.array(columns, dtype=np.float64)
+        known[np.array([[value is None for value in column] for column in columns])] = UNKNOWN
+    norms, between = known[_GRAD_NORM_ROW], known[-1]
+    values = known.copy()
+    # NaN is exceeded by nothing, and 0 between two records stands for no gradient.
+    np.copyto(values[_GRAD_NORM_ROW], between, where=(between > norms) & (between > 0))
+    finite = np.isfinite(norms).all()  # an element that is not finite makes the norm of its layer so
+    values[_NONFINITE_ROW] = 0 if finite else [layer.nonfinite for layer in each]
+    return values
+
+
+_GRAD_NORM_ROW, _NONFINITE_ROW = METRICS.index("grad_norm"), METRICS.index("nonfinite")
 
 
 @cache
@@ -151,8 +157,9 @@ def as_float32(values: np.ndarray) -> np.ndarray:
     """Return values in float32; finite ones stay finite: a norm of 1e300 is huge, and not infinite."""
     with np.errstate(over="ignore"):
         narrow = values.astype(np.float32)
-    overflown = np.isinf(narrow) & np.isfinite(values)
-    narrow[overflown] = np.copysign(_LARGEST, values[overflown])
+    if np.isinf(narrow).any():
+        overflown = np.isinf(narrow) & np.isfinite(values)
+        narrow[overflown] = np.copysign(_LARGEST, values[overflown])
     return narrow
 
 

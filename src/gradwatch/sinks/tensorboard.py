@@ -12,15 +12,14 @@ from gradwatch.serialization import to_dict
 from gradwatch.serialization.tensorboard_rows import EVENTS, METRICS, START, curve_series, layer_series
 from gradwatch.sinks.custom_scalars import add_charts
 from gradwatch.sinks.row_pooling import RowPool
-from gradwatch.sinks.tensorboard_files import Channel, EventFile, find_event_file, number_tensor, text_tensor
+from gradwatch.sinks.tensorboard_files import Channel, EventFile, find_event_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable
-
-    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+    from collections.abc import Callable, Iterable, Sequence
 
     from gradwatch.records import Event
+    from gradwatch.sinks.tensorboard_files import Row
 
 log = logging.getLogger("gradwatch")
 
@@ -98,7 +97,7 @@ class TensorBoardSink:
         text = json.dumps(described)
         if len(text) > MAX_START_BYTES:
             text = json.dumps({**described, "parameters": None})
-        self._send([(_START, text_tensor([text]))], described["log_step"])
+        self._send([(_START, [text])], described["log_step"])
         for file in self._files or ():
             add_charts(file.experiment)
 
@@ -124,7 +123,7 @@ class TensorBoardSink:
         step = rows.pool.last
         assert step is not None  # noqa: S101 - something waits
         layers, curves = rows.pool.take()
-        self._send(zip(rows.channels, map(number_tensor, (*layers, curves)), strict=True), step)
+        self._send(list(zip(rows.channels, (*layers, curves), strict=True)), step)
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -144,13 +143,12 @@ class TensorBoardSink:
 
     def _write_news(self) -> None:
         if self._news.waits:
-            self._send([(_EVENTS, text_tensor(self._news.take()))], self._news.step)
+            self._send([(_EVENTS, self._news.take())], self._news.step)
 
-    def _send(self, tensors: Iterable[tuple[Channel, TensorProto]], step: int) -> None:
-        tensors = list(tensors)
+    def _send(self, rows: Sequence[tuple[Channel, Row]], step: int) -> None:
         for file in list(self._files or ()):
             try:
-                file.write(tensors, step)
+                file.write(rows, step)
             except Exception as error:  # noqa: BLE001 - as in _safely
                 self._files = [other for other in self._files or () if other is not file]
                 _warn(f"the TensorBoard data of {file.name}", error)

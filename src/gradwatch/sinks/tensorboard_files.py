@@ -6,21 +6,22 @@ is none: what cannot be written through the logger's own writer is not written.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
-from tensorboard.compat.proto.tensor_pb2 import TensorProto
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_DOUBLE, DT_FLOAT, DT_STRING
 
 from gradwatch.serialization.tensorboard_rows import PLUGIN_NAME, Series, content
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
-_TYPES = {"<f4": DT_FLOAT, "<f8": DT_DOUBLE, "text": DT_STRING}
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto
+
+    Row = np.ndarray | list[str]
+
+_TYPES = {np.float32: DT_FLOAT, np.float64: DT_DOUBLE}
 
 
 class Channel:
@@ -47,13 +48,15 @@ class EventFile:
         self.experiment, self.name = experiment, name
         self._described: set[str] = set()
 
-    def write(self, tensors: Iterable[tuple[Channel, TensorProto]], step: int) -> None:
-        """Write tensors of one step as one event."""
+    def write(self, rows: Iterable[tuple[Channel, Row]], step: int) -> None:
+        """Write rows of one step as one event: numbers in float32 or float64, or ASCII texts."""
         summary = Summary()
-        for channel, tensor in tensors:
-            described = channel.tag in self._described
-            summary.value.add(tag=channel.tag, tensor=tensor, metadata=None if described else channel.metadata)
-            self._described.add(channel.tag)
+        for channel, row in rows:
+            value = summary.value.add(tag=channel.tag)
+            if channel.tag not in self._described:
+                value.metadata.CopyFrom(channel.metadata)
+                self._described.add(channel.tag)
+            _fill(value.tensor, row)
         # Asked for anew each time: the experiment opens another file after it was closed.
         writer = self.experiment._get_file_writer()  # noqa: SLF001 - Lightning's own loggers use it in the same way
         writer.add_summary(_for_tensorboard_x(summary) if _is_tensorboard_x(writer) else summary, step)
@@ -72,32 +75,20 @@ def find_event_file(logger: Any) -> EventFile | None:
     return EventFile(experiment, type(logger).__name__)
 
 
-def number_tensor(row: np.ndarray) -> TensorProto:
-    """Return a row of numbers as TensorBoard stores it; float32 or float64, shape [n]."""
-    tensor = _empty_tensor(row.dtype.str, len(row))
-    if row.dtype == np.float32 and len(row) and (row == row[0]).all():
+def _fill(tensor: TensorProto, row: Row) -> None:
+    """Put a row into a tensor where it is: copies of it would take longer than all the rest."""
+    tensor.tensor_shape.dim.add().size = len(row)
+    if not isinstance(row, np.ndarray):
+        tensor.dtype = DT_STRING
+        tensor.string_val.extend([text.encode("ascii") for text in row])
+        return
+    tensor.dtype = _TYPES[row.dtype.type]
+    if row.dtype == np.float32 and len(row) and row[0] == row[-1] and (row == row[0]).all():
         # One number stands for all of them: nothing is non-finite in nearly every row, and each byte costs the writer's
         # thread 80 ns of checksum.
         tensor.float_val.append(float(row[0]))
     else:
         tensor.tensor_content = row.tobytes()
-    return tensor
-
-
-def text_tensor(texts: Sequence[str]) -> TensorProto:
-    """Return ASCII texts as TensorBoard stores them, shape [n]."""
-    tensor = _empty_tensor("text", len(texts))
-    tensor.string_val.extend(text.encode("ascii") for text in texts)
-    return tensor
-
-
-def _empty_tensor(kind: str, length: int) -> TensorProto:
-    return TensorProto(dtype=_TYPES[kind], tensor_shape=_shape(length))
-
-
-@lru_cache(maxsize=64)
-def _shape(length: int) -> TensorShapeProto:
-    return TensorShapeProto(dim=[TensorShapeProto.Dim(size=length)])
 
 
 def _is_tensorboard_x(writer: Any) -> bool:
