@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gradwatch import cli
+from gradwatch.records import Origin
 from gradwatch.serialization import to_json_line
 from tests.report.logs import (
     at,
@@ -595,3 +596,18 @@ def test_other_things_than_logs(name: str, tmp_path: Path) -> None:
     for named in (tmp_path, path):
         status, out, err = show(str(named))
         assert (status, out, err.count("\n")) == (cli.UNUSABLE, "", 1)
+
+
+def test_the_rank_where_a_value_was_born_is_the_one_to_look_at(tmp_path: Path) -> None:
+    there = incident(rank=1, action="raised")
+    there = replace(there, origin=replace(there.origin, ranks=[1]))
+    echo = Origin(phase="not_reproduced", ranks=[1])
+    here = replace(there, rank=0, origin=echo, time=there.time + 0.004)
+    for event in (here, there):
+        folder = write_incident(tmp_path, event)
+        write_log(tmp_path, run_start(rank=event.rank), event, rank=event.rank)
+    (folder / "weights.pt").touch()
+    _, out, _ = show(str(tmp_path))
+    assert "a non-finite value in a gradient, raised on rank 0" in out
+    assert "an infinity in a gradient, raised on rank 1 in encoder.norm" in out
+    assert out.splitlines()[-1] == f"  gradwatch replay {folder}"

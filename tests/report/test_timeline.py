@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from gradwatch.report.run import read_runs
 from gradwatch.report.timeline import Entry, timeline
-from tests.report.logs import incident, told, write_log
+from tests.report.logs import incident, run_start, told, write_log
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,3 +62,15 @@ def test_incidents_of_one_origin_are_one_entry(tmp_path: Path) -> None:
     ]
     assert [entry.layers for entry in found] == [("encoder.norm",), ("block.0",), ()]
     assert found[0].severity == "incident"
+
+
+def test_ranks_are_named_where_there_are_several(tmp_path: Path) -> None:
+    write_log(tmp_path, run_start(), told(5), told(7, code="dead-units"), incident(time=2.0))
+    assert {entry.ranks for entry in entries(tmp_path / "alone", run_start(), told(5), incident())} == {()}
+    write_log(tmp_path, run_start(rank=1), told(5, rank=1), incident(rank=1), rank=1)
+    (run,) = read_runs(tmp_path)
+    assert [(entry.what, entry.ranks) for entry in timeline(run)] == [
+        ("exploding-gradient", (0, 1)),
+        ("dead-units", (0,)),
+        ("an infinity in a gradient, skipped", (0, 1)),
+    ]

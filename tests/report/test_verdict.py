@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from gradwatch.records import GradientCheck
+from gradwatch.records import GradientCheck, Origin
 from gradwatch.report import process
 from gradwatch.report.run import read_runs
 from gradwatch.report.verdict import verdict_of
@@ -235,3 +235,30 @@ def test_what_the_system_says_of_a_process(
 
     monkeypatch.setattr(os, "kill", refuse)
     assert process.is_running(on_this_machine()) is alive
+
+
+def of_two_ranks(folder: Path) -> None:
+    """A NaN that was born on rank 1; rank 0 saw it 4 ms later, in what the ranks exchange."""
+    there = incident(rank=1, action="raised", advice="Clamp it.", time=AT["time"])
+    there = replace(there, origin=replace(there.origin, ranks=[1]))
+    echo = Origin(phase="not_reproduced", ranks=[1])
+    here = replace(there, rank=0, origin=echo, advice="Look at the incident of rank 1.", time=AT["time"] + 0.004)
+    write_log(folder, run_start(world_size=2), here, run_end(status="nonfinite"))
+    write_log(folder, run_start(world_size=2, rank=1), there, run_end(status="nonfinite", rank=1), rank=1)
+
+
+def test_of_several_ranks_the_one_where_the_value_was_born_speaks(tmp_path: Path) -> None:
+    of_two_ranks(tmp_path)
+    (run,) = read_runs(tmp_path)
+    verdict = verdict_of(run)
+    assert "sqrt of encoder.norm (LayerNorm) made it in the backward pass" in verdict.headline
+    assert [reason[:13] for reason in verdict.reasons] == ["An infinity i"]
+    assert verdict.advice == ["Clamp it."]
+
+
+def test_an_echo_is_told_where_the_birth_was_not_written(tmp_path: Path) -> None:
+    of_two_ranks(tmp_path)
+    (tmp_path / "events.rank1.jsonl").unlink()
+    (run,) = read_runs(tmp_path)
+    assert "no operation could be named" in verdict_of(run).headline
+    assert verdict_of(run).advice == ["Look at the incident of rank 1."]

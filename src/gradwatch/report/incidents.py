@@ -35,6 +35,23 @@ def filed(incident: Incident, folder: Path | None = None) -> FiledIncident:
     return FiledIncident(**values, folder=folder, replayable=folder is not None and (folder / "weights.pt").is_file())
 
 
+def telling(incident: Incident) -> tuple[bool, bool]:
+    """Return what sorts the incidents of one step, the one that says most last.
+
+    Ranks decide together, so that each writes an incident; only the one where the value was born has seen how.
+    """
+    origin = incident.origin
+    named = origin.phase != "not_reproduced" or origin.cause is not None
+    return not origin.ranks or incident.rank in origin.ranks, named
+
+
+def without_echoes(incidents: Iterable[FiledIncident]) -> list[FiledIncident]:
+    """Return the incidents but for those of ranks that a step reached from another one, whose incident is there."""
+    kept = list(incidents)
+    at_birth = {incident.step for incident in kept if incident.rank in incident.origin.ranks}
+    return [one for one in kept if one.step not in at_birth or telling(one)[0]]
+
+
 def read_folders(dirpath: Path) -> tuple[list[FiledIncident], list[str]]:
     """Return the incidents that have a folder of their own under ``dirpath``, and notes on those that cannot be read.
 

@@ -21,7 +21,8 @@ class Entry:
     """One line of the timeline: ``times`` findings of one code in ``layers``, or incidents of one origin.
 
     ``layers`` leaves out the model itself. ``until_step`` is None while a finding is open. ``severity`` is the worst of
-    them, ``incident`` for incidents; ``message`` and ``advice`` are those of the worst.
+    them, ``incident`` for incidents; ``message`` and ``advice`` are those of the worst. ``ranks`` are those that saw
+    it, none in a run of one rank.
     """
 
     what: str
@@ -32,11 +33,12 @@ class Entry:
     times: int
     message: str
     advice: str
+    ranks: tuple[int, ...] = ()
 
 
 def timeline(run: Run) -> list[Entry]:
     """Return findings and incidents in the order in which they began."""
-    entries = [_finding(group) for group in _grouped(run.episodes)] + incident_entries(run)
+    entries = [_finding(group, _ranks(run, group)) for group in _grouped(run.episodes)] + incident_entries(run)
     return sorted(entries, key=lambda entry: entry.since_step)
 
 
@@ -47,7 +49,12 @@ def incident_entries(run: Run) -> list[Entry]:
         where = incident.origin
         key = (incident.first_seen, where.phase, where.op, where.module, where.tensor, where.cause)
         origins.setdefault(key, []).append(incident)
-    return [_incident(group) for group in origins.values()]
+    return [_incident(group, _ranks(run, group)) for group in origins.values()]
+
+
+def _ranks(run: Run, group: list[Episode] | list[FiledIncident]) -> tuple[int, ...]:
+    several = len({*run.ranks, *(incident.rank for incident in run.incidents)}) > 1
+    return tuple(sorted({one.rank for one in group})) if several else ()
 
 
 def _grouped(episodes: list[Episode]) -> list[list[Episode]]:
@@ -57,7 +64,7 @@ def _grouped(episodes: list[Episode]) -> list[list[Episode]]:
     return list(groups.values())
 
 
-def _finding(group: list[Episode]) -> Entry:
+def _finding(group: list[Episode], ranks: tuple[int, ...]) -> Entry:
     worst = max(group, key=lambda episode: (rank_of(episode.severity), episode.is_open))
     layers = [worst.layer, *(episode.layer for episode in group)]
     ends = [episode.closed_step for episode in group]
@@ -68,12 +75,13 @@ def _finding(group: list[Episode]) -> Entry:
         until_step=None if None in ends else max(end for end in ends if end is not None),
         layers=tuple(dict.fromkeys(layer for layer in layers if layer)),
         times=len(group),
+        ranks=ranks,
         message=worst.message,
         advice=worst.advice,
     )
 
 
-def _incident(group: list[FiledIncident]) -> Entry:
+def _incident(group: list[FiledIncident], ranks: tuple[int, ...]) -> Entry:
     first = group[0]
     module = first.origin.module
     return Entry(
@@ -83,6 +91,7 @@ def _incident(group: list[FiledIncident]) -> Entry:
         until_step=group[-1].step,
         layers=(module,) if module else (),
         times=len(group),
+        ranks=ranks,
         message=first.explanation,
         advice=first.advice,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from gradwatch.report.episodes import rank_of
+from gradwatch.report.incidents import telling, without_echoes
 from gradwatch.report.origins import origin, what_was_seen
 from gradwatch.report.process import is_running
 from gradwatch.report.text import clean, count, shorten
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from gradwatch.records import Incident
     from gradwatch.report.episodes import Episode
+    from gradwatch.report.incidents import FiledIncident
     from gradwatch.report.run import Run
 
 State = Literal["healthy", "findings", "nonfinite", "exception", "stopped", "interrupted", "killed", "running"]
@@ -60,7 +62,7 @@ def verdict_of(run: Run) -> Verdict:
         state, headline = "findings", f"finished with {_tally(run, troubles)}"
     elif found and state in ("interrupted", "running", "stopped", "killed"):
         headline = f"{headline}; until then {_tally(run, troubles)}"
-    advice = [incident.advice for incident in run.incidents] + [group[0].advice for group in codes]
+    advice = [incident.advice for incident in without_echoes(run.incidents)] + [group[0].advice for group in codes]
     return Verdict(
         state=state,
         healthy=not found and state in ("healthy", "interrupted", "running", "stopped"),
@@ -72,7 +74,7 @@ def verdict_of(run: Run) -> Verdict:
 
 def _ending(run: Run) -> tuple[State, str]:
     """Return how the run ended, whatever was found in it."""
-    fatal = next((one for one in reversed(run.incidents) if one.action in ("raised", "stopped")), None)
+    fatal = fatal_incident(run)
     end = run.end
     if fatal is not None and (end is None or end.status in ("nonfinite", "stopped", "exception")):
         died = "died of" if fatal.action == "raised" else "stopped by gradwatch after"
@@ -85,6 +87,12 @@ def _ending(run: Run) -> tuple[State, str]:
     state, how = _ENDINGS.get(end.status, ("exception", f"ended ({clean(end.status)})"))
     reason = f": {shorten(clean(end.reason), REASON_WIDTH)}" if end.reason else ""
     return state, f"{how} at step {end.step:,}{reason}"
+
+
+def fatal_incident(run: Run) -> FiledIncident | None:
+    """Return the incident that ended the run: of several ranks, that of the one where the value was born."""
+    fatal = [one for one in run.incidents if one.action in ("raised", "stopped")]
+    return max(fatal, key=lambda one: (one.step, telling(one), one.time), default=None)
 
 
 def _without_end(run: Run) -> tuple[State, str]:
@@ -116,7 +124,7 @@ def _lasting(troubles: list[Episode]) -> str:
 def _incident_reasons(run: Run) -> list[str]:
     """Return a sentence for each kind of incident: a run that survives every one may have had a hundred of a kind."""
     kinds: dict[tuple[object, ...], list[Incident]] = {}
-    for incident in run.incidents:
+    for incident in without_echoes(run.incidents):
         where = incident.origin
         kinds.setdefault((incident.first_seen, where.phase, where.op, where.module, where.tensor), []).append(incident)
     return [_incident_reason(group) for group in kinds.values()]

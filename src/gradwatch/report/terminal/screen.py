@@ -9,6 +9,7 @@ from rich.text import Text
 
 from gradwatch.report import facts
 from gradwatch.report.episodes import rank_of
+from gradwatch.report.incidents import telling
 from gradwatch.report.terminal import numbers
 from gradwatch.report.terminal.layout import INDENT, line, section
 from gradwatch.report.text import clean, count, shorten_name
@@ -38,7 +39,7 @@ COLOURS = {"info": "cyan", "warning": "yellow", "error": "red", "incident": "bol
 LINES = 40
 # How many entries are explained and how much advice is given: the first that fits.
 DETAIL = ((4, 3), (3, 3), (2, 3), (2, 2), (1, 2), (1, 1))
-ENTRIES, MESSAGE_LINES, ADVICE_LINES, NOTES, OTHERS = 9, 2, 2, 3, 5
+ENTRIES, MESSAGE_LINES, ADVICE_LINES, NOTES, OTHERS, RANKS = 9, 2, 2, 3, 5, 4
 ID_WIDTH = 8
 
 _SPAN, _SEVERITY = 16, 10
@@ -124,7 +125,7 @@ def _entry(entry: Entry, layout: Layout) -> Text:
     first, last = f"{entry.since_step:,}", "end" if entry.until_step is None else f"{entry.until_step:,}"
     span = first if first == last else f"{first} - {last}"
     times = f" ({entry.times:,} times)" if entry.times > max(1, len(entry.layers)) else ""
-    what = clean(entry.what) + times
+    what = clean(entry.what) + _ranks(entry.ranks) + times
     shown = line(f"{span:<{_SPAN - 1}} ")
     shown.append(f"{clean(entry.severity):<{_SEVERITY - 1}} ", COLOURS.get(entry.severity, "red")).append(what)
     if entry.layers:
@@ -132,6 +133,13 @@ def _entry(entry: Entry, layout: Layout) -> Text:
         room = max(12, layout.width - shown.cell_len - len(" in ") - len(more))
         shown.append(f" in {shorten_name(clean(entry.layers[0]), room)}{more}", "dim")
     return shown
+
+
+def _ranks(ranks: tuple[int, ...]) -> str:
+    if not ranks:
+        return ""
+    more = f" and {len(ranks) - RANKS} more" if len(ranks) > RANKS else ""
+    return f" on {'rank' if len(ranks) == 1 else 'ranks'} {', '.join(map(str, ranks[:RANKS]))}{more}"
 
 
 def _advice(verdict: Verdict, layout: Layout, advised: int) -> list[Text]:
@@ -146,10 +154,10 @@ def _files(run: Run) -> list[Text]:
     """Return where the files are. Paths are not cut: they are there to be copied, and may be wider than the screen."""
     lines = [line(clean(run.folder))]
     filed = [incident for incident in run.incidents if incident.folder is not None]
-    if filed and filed[-1].replayable:
-        lines.append(line(f"gradwatch replay {shlex.quote(clean(filed[-1].folder))}", "bold"))
-    elif filed:
-        lines.append(line(clean(filed[-1].folder)))
+    if filed:
+        shown = max(filed, key=lambda incident: (incident.step, telling(incident), incident.time))
+        folder = clean(shown.folder)
+        lines.append(line(f"gradwatch replay {shlex.quote(folder)}", "bold") if shown.replayable else line(folder))
     return lines
 
 

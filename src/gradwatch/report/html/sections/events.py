@@ -10,6 +10,7 @@ from gradwatch.report.html.formats import UNKNOWN, count, moment, number
 from gradwatch.report.html.markup import Child, Markup, element, join, short
 from gradwatch.report.html.page import Section, facts, folded, table
 from gradwatch.report.html.sections.view import Group, Told, View, severity_of
+from gradwatch.report.incidents import telling
 
 if TYPE_CHECKING:
     from gradwatch.records import SourceLine, TensorSummary
@@ -107,6 +108,7 @@ def _incident(view: View, told: Told) -> Markup:
     incident = told.incident
     origin = incident.origin
     where = origin.op or origin.tensor or origin.phase
+    several = incident.world_size > 1
     inside_of = f" in {origin.module or origin.module_type}" if origin.module or origin.module_type else ""
     summary = [
         element("span", "incident", class_="badge incident"),
@@ -114,11 +116,11 @@ def _incident(view: View, told: Told) -> Markup:
         element(
             "span",
             _bar(view.steps, incident.step, incident.step),
-            element("small", f"step {count(incident.step)}"),
+            element("small", f"step {count(incident.step)}" + (f", rank {incident.rank}" if several else "")),
             class_="span incident",
         ),
     ]
-    first = told is view.incidents[0]
+    first = told is max(view.incidents, key=lambda one: (-one.incident.step, telling(one.incident)))
     return folded(join(summary), element("div", _incident_body(told), class_="inside"), id=told.name, opened=first)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from gradwatch.report.html.formats import count, duration, moment, number
 from gradwatch.report.html.markup import Child, Markup, element, short
 from gradwatch.report.html.sections.view import View, severity_of
+from gradwatch.report.incidents import telling
 
 if TYPE_CHECKING:
     from gradwatch.records import RunStart
@@ -70,7 +71,8 @@ def _next(view: View) -> Markup | None:
     items: list[Child] = list(view.verdict.advice[:MOST])
     replayable = [told.incident for told in view.incidents if told.incident.replayable]
     if replayable:
-        command = f"gradwatch replay {shlex.quote(str(replayable[0].folder))}"
+        first = max(replayable, key=lambda incident: (-incident.step, telling(incident)))
+        command = f"gradwatch replay {shlex.quote(str(first.folder))}"
         items.append(
             ["Run that step again and see where the value is born:", element("code", command, class_="command")]
         )
