@@ -15,10 +15,11 @@ from gradwatch.records import GradientCheck, Origin
 from gradwatch.report import process
 from gradwatch.report.run import read_runs
 from gradwatch.report.verdict import verdict_of
-from tests.report.logs import at, incident, run_end, run_start, told, write_log
+from tests.report.logs import at, incident, last_steps, run_end, run_start, told, write_log
 from tests.sinks.samples import AT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from gradwatch.records import Event, Incident, RunStart
@@ -262,3 +263,58 @@ def test_an_echo_is_told_where_the_birth_was_not_written(tmp_path: Path) -> None
     (run,) = read_runs(tmp_path)
     assert "no operation could be named" in verdict_of(run).headline
     assert verdict_of(run).advice == ["Look at the incident of rank 1."]
+
+
+# -- several ranks that end in several ways ----------------------------------------------------------------------------
+
+LOST_TOUCH = "RuntimeError: [gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:2345"
+
+
+def raised(rank: int, reason: str, *, time: float, step: int = 70) -> Event:
+    return run_end(rank=rank, status="exception", reason=reason, step=step, time=AT["time"] + time, incidents=0)
+
+
+def judge_ranks(folder: Path, *logs: Sequence[Event]) -> Verdict:
+    for rank, events in enumerate(logs):
+        write_log(folder, run_start(rank=rank), *events, rank=rank)
+    (run,) = read_runs(folder)
+    return verdict_of(run)
+
+
+@pytest.mark.parametrize("later", [-1.0, 1.0])
+def test_the_rank_that_failed_speaks_and_not_the_one_that_lost_it(later: float, tmp_path: Path) -> None:
+    """Clocks of machines differ: the one that only lost touch may seem to have been first."""
+    verdict = judge_ranks(
+        tmp_path, [raised(0, LOST_TOUCH, time=100 + later)], [raised(1, "ValueError: label 1001", time=100)]
+    )
+    assert (verdict.state, verdict.healthy) == ("exception", False)
+    assert verdict.headline == "ended by an exception on rank 1 at step 70: ValueError: label 1001"
+
+
+def test_of_two_that_failed_the_first_speaks(tmp_path: Path) -> None:
+    verdict = judge_ranks(
+        tmp_path, [raised(0, "KeyError: 'b'", time=101)], [raised(1, "ValueError: a", time=100, step=69)]
+    )
+    assert verdict.headline == "ended by an exception on rank 1 at step 69: ValueError: a"
+
+
+def test_a_rank_that_was_killed_is_named_before_what_follows_from_it(tmp_path: Path) -> None:
+    verdict = judge_ranks(tmp_path, [raised(0, LOST_TOUCH, time=100)], [last_steps(60, 8, rank=1, reason="incident")])
+    assert (verdict.state, verdict.healthy) == ("killed", False)
+    assert verdict.headline == (
+        "rank 1 was killed or lost power after step 67, and could not write its end;"
+        f" then rank 0 ended by an exception at step 70: {LOST_TOUCH}"
+    )
+
+
+def test_a_rank_that_is_still_at_work_is_not_lost(tmp_path: Path) -> None:
+    write_log(tmp_path, run_start(), raised(0, "ValueError: a", time=100))
+    write_log(tmp_path, replace(on_this_machine(), rank=1), rank=1)
+    (run,) = read_runs(tmp_path)
+    assert verdict_of(run).headline == "ended by an exception on rank 0 at step 70: ValueError: a"
+
+
+def test_ranks_that_all_finish_are_one_run(tmp_path: Path) -> None:
+    ends = [run_end(rank=rank, incidents=0, steps=10) for rank in (0, 1)]
+    verdict = judge_ranks(tmp_path, *[[end] for end in ends])
+    assert (verdict.state, verdict.headline) == ("healthy", "finished healthy after 10 steps")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradwatch.records import Finding, GradientCheck, Incident, LastSteps, RunEnd, RunStart
 from gradwatch.report.columns import StepTable
+from gradwatch.report.endings import by_rank, telling_end
 from gradwatch.report.episodes import Episode, Episodes
 from gradwatch.report.folder import find
 from gradwatch.report.incidents import FiledIncident, read_folders, with_folders
@@ -34,6 +35,8 @@ class Run:
     """One run, all of its ranks.
 
     ``run_id`` is the name of the log where its ``run_start`` was lost; ``folder`` is the directory of the logs.
+    ``start`` is that of the lowest rank, ``end`` that of the rank that tells why the run ended; ``starts`` and ``ends``
+    have those of all ranks that have written one.
     ``steps`` has one table for each optimizer, of the lowest rank that left a log. ``episodes`` are findings put
     together, in the order in which they began; ``incidents`` are in the order of steps, ``checks`` and ``last_steps``
     as written; those from the ring file of a process that was killed (``reason="killed"``) follow those of its log.
@@ -45,6 +48,8 @@ class Run:
     folder: Path
     start: RunStart | None
     end: RunEnd | None
+    starts: dict[int, RunStart]
+    ends: dict[int, RunEnd]
     steps: list[Steps]
     episodes: list[Episode]
     incidents: list[FiledIncident]
@@ -127,7 +132,7 @@ class _Reader:
             incidents: those that have a folder; some of them may not have come to be written to a log.
             notes: what else there is to say.
         """
-        starts, ends = self._of(RunStart), self._of(RunEnd)
+        starts, ends = self._of(RunStart), by_rank(self._of(RunEnd))
         start: RunStart | None = starts[0] if starts else None
         logged = with_folders(self._of(Incident), incidents)
         known = {(incident.time, incident.rank) for incident in logged}
@@ -136,7 +141,9 @@ class _Reader:
             run_id=self.run_id,
             folder=self._folder,
             start=start,
-            end=ends[0] if ends else None,
+            end=telling_end(list(ends.values())),
+            starts=by_rank(starts),
+            ends=ends,
             steps=self._steps(start),
             episodes=self._episodes.in_order(),
             incidents=sorted(logged, key=lambda incident: (incident.step, incident.time)),

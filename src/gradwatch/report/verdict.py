@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from gradwatch.report.endings import last_step_of, lost_ranks
 from gradwatch.report.episodes import rank_of
 from gradwatch.report.incidents import telling, without_echoes
 from gradwatch.report.origins import origin, what_was_seen
@@ -14,7 +15,7 @@ from gradwatch.report.text import clean, count, shorten
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from gradwatch.records import Incident
+    from gradwatch.records import Incident, RunEnd
     from gradwatch.report.episodes import Episode
     from gradwatch.report.incidents import FiledIncident
     from gradwatch.report.run import Run
@@ -81,12 +82,29 @@ def _ending(run: Run) -> tuple[State, str]:
         return "nonfinite", f"{died} {what_was_seen(fatal)} at step {fatal.step:,}: {origin(fatal)}"
     if end is None:
         return _without_end(run)
+    lost = lost_ranks(run)
+    if lost and end.status != "finished":
+        return "killed", f"{_loss(run, lost)}; then rank {end.rank} {_how(run, end)[1]}"
     if end.status == "finished":
         return "healthy", f"finished healthy after {count(end.steps, 'step')}"
+    return _how(run, end)
+
+
+def _how(run: Run, end: RunEnd) -> tuple[State, str]:
     # A newer version may know more ways to end; none of them is "finished".
     state, how = _ENDINGS.get(end.status, ("exception", f"ended ({clean(end.status)})"))
+    where = f" on rank {end.rank}" if len(run.ranks) > 1 and not lost_ranks(run) else ""
     reason = f": {shorten(clean(end.reason), REASON_WIDTH)}" if end.reason else ""
-    return state, f"{how} at step {end.step:,}{reason}"
+    return state, f"{how}{where} at step {end.step:,}{reason}"
+
+
+def _loss(run: Run, lost: list[int]) -> str:
+    """Return that ranks have died without a word, and after which step."""
+    first, *others = lost
+    step = last_step_of(run, first)
+    more = f" and {count(len(others), 'other')}" if others else ""
+    after = "" if step is None else f" after step {step:,}"
+    return f"rank {first}{more} was killed or lost power{after}, and could not write its end"
 
 
 def fatal_incident(run: Run) -> FiledIncident | None:
