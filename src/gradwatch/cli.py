@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DONE, UNHEALTHY, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+# What a file that is not ours, or claims what no run can be, may make of reading it.
+UNREADABLE = (OSError, ValueError, OverflowError, MemoryError, RecursionError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +84,7 @@ def _show(arguments: argparse.Namespace) -> int:
         from gradwatch.report.terminal.command import show  # noqa: PLC0415 - imports numpy and rich
 
         healthy = show(arguments.path, run_id=arguments.run, as_json=arguments.json)
-    except (OSError, ValueError, MemoryError, RecursionError) as error:
+    except UNREADABLE as error:
         return _unreadable("show", error)
     except KeyboardInterrupt:
         return _complain("show: interrupted", INTERRUPTED)
@@ -118,7 +120,7 @@ def _compare(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             as_json=arguments.json,
         )
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         return _unreadable("compare", error)
     except KeyboardInterrupt:
         return _complain("compare: interrupted", INTERRUPTED)
@@ -178,7 +180,7 @@ def _report(arguments: argparse.Namespace) -> int:
         file, length, others = write_report(
             arguments.path, arguments.output, run_id=arguments.run, force=arguments.force
         )
-    except (OSError, ValueError, MemoryError, RecursionError) as error:
+    except UNREADABLE as error:
         return _unreadable("report", error)
     except KeyboardInterrupt:
         return _complain("report: interrupted", INTERRUPTED)

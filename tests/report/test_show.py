@@ -574,12 +574,29 @@ def test_values_nested_deeply(depth: int, folder: Path) -> None:
     acceptable(folder, line.replace('{"deep": 0}', '{"deep": ' + "[" * depth + "]" * depth + "}").encode())
 
 
-def test_memory_that_does_not_suffice_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [MemoryError, OverflowError, RecursionError])
+@pytest.mark.parametrize(
+    ("command", "called"),
+    [
+        ("show", "terminal.command.show"),
+        ("report", "html.command.write_report"),
+        ("compare", "compare.command.compare_runs"),
+    ],
+)
+def test_what_cannot_be_computed_is_one_line(
+    command: str,
+    called: str,
+    error: type[Exception],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     def refuse(*_: object, **__: object) -> bool:
-        raise MemoryError
+        raise error
 
-    monkeypatch.setattr("gradwatch.report.terminal.command.show", refuse)
-    assert show(str(tmp_path)) == (cli.UNUSABLE, "", "gradwatch show: MemoryError\n")
+    monkeypatch.setattr(f"gradwatch.report.{called}", refuse)
+    assert cli.main([command, str(tmp_path)]) == cli.UNUSABLE
+    assert capsys.readouterr() == ("", f"gradwatch {command}: {error.__name__}\n")
 
 
 @pytest.mark.parametrize("name", ["a list", "zeros", "a longer line than any event", "a directory", "a pipe"])

@@ -12,17 +12,39 @@ import pytest
 from gradwatch import cli
 from gradwatch.report.html import command
 from gradwatch.report.run import Run, read_runs
-from tests.report.logs import run_start, write_log
+from tests.report.logs import at, finding, incident, last_steps, run_end, run_start, write_log
 from tests.report.synthetic import write_run
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from gradwatch.records import Event
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     write_run(tmp_path / "run", layers=4, records=10)
     return tmp_path / "run"
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        run_start(step=HUGE),
+        run_end(step=HUGE),
+        finding(step=HUGE, since_step=HUGE),
+        finding(since_step=-HUGE),
+        incident(step=HUGE),
+        last_steps(5, steps=[HUGE] * 3),
+    ],
+)
+def test_a_step_that_no_float_can_hold(event: Event, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_log(tmp_path, run_start(), at(10), event)
+    assert report(tmp_path) == cli.DONE
+    assert capsys.readouterr().err == ""
 
 
 def report(*arguments: object) -> int:
