@@ -31,10 +31,10 @@ PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/python -m pip install -qq --constr
 THREADS ?= 1
 PYTEST := OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest --numprocesses $(WORKERS)
 
-.PHONY: help demo test test-all faults score score-rules score-kill rule-pictures benchmark gradient-checks lint format clean
+.PHONY: help demo test test-all faults score score-rules score-kill rule-pictures benchmark gradient-checks tensorboard-figures lint format clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 22
 
 demo: $(INSTALLED) ## train four small models under the monitor and show what it saw (one to two minutes)
 	@$(BIN)/gradwatch demo $(DEMO_ARGS)
@@ -67,6 +67,9 @@ benchmark: $(INSTALLED) ## what the monitor costs
 
 gradient-checks: $(INSTALLED) ## what the gradient check detects, says and costs (writes docs/gradient_check_figures.md)
 	@$(BIN)/python benchmarks/gradient_checks.py $(BENCHMARK_ARGS)
+
+tensorboard-figures: $(INSTALLED) ## what the Numerical Health tab costs (writes docs/tensorboard_figures.md)
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python benchmarks/tensorboard_loading.py $(BENCHMARK_ARGS)
 
 lint: $(INSTALLED) ## ruff, mypy, import-linter
 	@echo "[lint] ruff check"

@@ -1,7 +1,7 @@
 """What the Numerical Health tab costs: writing, loading, and TensorBoard's own start. One page of figures.
 
-Writes ``docs/tensorboard_figures.md``. Run on an otherwise idle machine: ``python benchmarks/tensorboard_loading.py``
-takes about fifteen minutes; with ``--steps 20000`` it is a first look that writes nothing.
+Writes ``docs/tensorboard_figures.md``. Run on an otherwise idle machine: ``make tensorboard-figures`` takes about ten
+minutes; with ``BENCHMARK_ARGS="--steps 20000"`` it is a first look that writes nothing.
 """
 
 from __future__ import annotations
@@ -147,7 +147,8 @@ def page(steps: int) -> str:
     return f"""\
 # The Numerical Health tab in figures
 
-Written by `benchmarks/tensorboard_loading.py` on {machine()}, TensorBoard {tensorboard.__version__}.
+Written by `benchmarks/tensorboard_loading.py` on {machine()}, TensorBoard {tensorboard.__version__}; load average
+{os.getloadavg()[2]:.1f} over the last 15 minutes.
 
 ## A long run
 

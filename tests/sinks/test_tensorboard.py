@@ -60,7 +60,10 @@ def write(logger: Any, *events: Event, close: bool = True, **arguments: Any) -> 
 
 def read(logger: Any) -> dict[str, list[tuple[int, Any]]]:
     """All tensors on disk, tag by tag."""
-    logger.experiment.flush()
+    if type(logger.experiment).__module__.startswith("tensorboardX"):
+        logger.experiment.close()  # its flush does not wait for what is still in its queue
+    else:
+        logger.experiment.flush()
     accumulator = EventAccumulator(logger.log_dir, size_guidance={"tensors": 0})
     accumulator.Reload()
     return {

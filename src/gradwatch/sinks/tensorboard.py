@@ -171,28 +171,27 @@ class _StepAxis:
     """The loggers' x-axis, for events that know the Trainer's step alone."""
 
     def __init__(self) -> None:
-        self._rate = 1.0
+        self._optimizers = 1
         self._first = self._last = (0, 0)
 
     def start(self, run: RunStart) -> None:
-        """Expect every optimizer of the run to step in every batch that steps."""
-        self._rate = 1.0 / max(1, len(run.optimizers))
-        log_step = int(run.step * self._rate)
-        self._first = self._last = (run.step, log_step)
+        """Begin where a run begins; expect all its optimizers to step in every batch that steps."""
+        self._optimizers = max(1, len(run.optimizers))
+        self._first = self._last = (run.step, run.step // self._optimizers)
 
     def learn(self, record: StepRecord) -> None:
-        """Learn from a record, which knows both, how many steps a batch has."""
+        """Learn from a record, which knows both."""
         self._last = (record.step, record.log_step)
-        steps, log_steps = (b - a for a, b in zip(self._first, self._last, strict=True))
-        if steps > 0 and log_steps > 0:
-            self._rate = log_steps / steps
 
     def log_step(self, event: Event) -> int:
         """Return the log step of an event."""
         if isinstance(event, GradientCheck):
             return event.log_step
-        step, log_step = self._last
-        return log_step + max(0, int((event.step - step) * self._rate))
+        (step, log_step), (first_step, first_log_step) = self._last, self._first
+        since = max(0, event.step - step)
+        if step > first_step and log_step > first_log_step:
+            return log_step + since * (log_step - first_log_step) // (step - first_step)
+        return log_step + since // self._optimizers
 
 
 class _News:
