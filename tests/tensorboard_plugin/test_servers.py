@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LONG = 3000
+ODD_NAME = "odd <b>&?#=%20+ü"
 
 
 def values_of(last: int) -> list[Any]:
@@ -48,6 +49,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(folder / "long", *values_of(LONG))
     write_run(folder / "resumed", *(at(i) for i in range(100)))
     write_run(folder / "resumed", *(at(i) for i in range(50, 60)), step=50)
+    write_run(folder / ODD_NAME, at(0))
     write_scalars(folder / "theirs")
     broken_runs(folder / "broken")
     return folder
@@ -58,7 +60,7 @@ def server(request: pytest.FixtureRequest, logs: Path, tmp_path_factory: pytest.
     """TensorBoard on the logs, once for each loader, with all of them loaded."""
     metadata = distribution(tmp_path_factory.mktemp("site"))
     with serve(logs, metadata, loader=request.param) as running:
-        running.wait_for_runs(14)
+        running.wait_for_runs(15)
         yield running
 
 
@@ -102,6 +104,11 @@ def test_pooled_to_a_screen_the_odd_steps_are_still_there(server: Server) -> Non
 def test_steps_written_again_after_a_resume_are_there_once(server: Server) -> None:
     assert server.ask("matrix", run="resumed", metric="grad_norm").frame()[0]["last"] == list(range(60))
     assert server.ask("curves", run="resumed").frame()[0]["last"] == list(range(60))
+
+
+def test_a_run_may_have_any_name(server: Server) -> None:
+    assert ODD_NAME in {run["name"] for run in server.ask("runs").json()["runs"]}
+    assert server.ask("matrix", run=ODD_NAME, metric="grad_norm").frame()[1].shape == (1, 2)
 
 
 def test_what_happened_is_told(server: Server) -> None:
