@@ -5,7 +5,7 @@ import { element } from "./dom.js";
 const CODE = "Trainer(callbacks=[NumericalHealthMonitor()])";
 
 /** Return the notice for a log directory without data of ours. */
-export function noData() {
+function noData() {
   return notice(
     "No numerical health data yet",
     "Runs show up here as soon as gradwatch watches them: give its callback to a Trainer with a TensorBoard logger.",
@@ -15,7 +15,7 @@ export function noData() {
 }
 
 /** Return the notice for a picker in which nothing is ticked. */
-export function nothingChosen() {
+function nothingChosen() {
   return notice(
     "No run is selected",
     "Tick one or more runs on the left; several are shown side by side, on one axis and with one scale.",
@@ -32,8 +32,17 @@ export function broken(text) {
 }
 
 /** Return the notice for a back end that does not answer. */
-export function failed(text) {
+function failed(text) {
   return notice("The data could not be loaded", text);
+}
+
+/** Return what is to be said above the runs, if anything; `ticked` of them are chosen, and at most `most` shown. */
+export function messageAbove({ runs, problem }, ticked, most) {
+  if (problem) return failed(problem);
+  if (runs === null) return element("p.note", {}, "Loading …");
+  if (!runs.length) return noData();
+  if (ticked > most) return element("p.note", {}, `${most} of the ${ticked} runs that are ticked are shown.`);
+  return ticked ? null : nothingChosen();
 }
 
 function notice(title, ...paragraphs) {

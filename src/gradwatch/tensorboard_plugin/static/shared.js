@@ -52,7 +52,7 @@ export function createShared(data) {
   }
 
   /** Return the scale of whole runs: colours mean the same at every zoom, and in all runs side by side. */
-  function scaleOf(matrices, { metric, mode }) {
+  function scaleOf(matrices, metric, mode) {
     const kind = metric === "nonfinite" ? "counts" : mode;
     if (scale.kind === kind && scale.of.length === matrices.length && matrices.every((one, at) => one === scale.of[at]))
       return scale.found;
@@ -78,16 +78,19 @@ export function createShared(data) {
     };
   }
 
+  /** Return all that a drawing of these runs needs to know. */
   function prepare(runs, view, dark) {
     const filter = layerFilter(view.filter);
     const found = pictures(runs, view);
-    const drawn = view.metric === "nonfinite" ? { ...view, mode: "absolute" } : view;
+    const drawn = view.metric === "nonfinite" ? { ...view, mode: "absolute" } : view; // counts have no usual value
+    const { metric, mode } = drawn;
     return {
+      view: drawn,
       dark,
       pictures: found,
       happenings,
       range: range(runs, view),
-      scale: scaleOf([...found.values()].map(({ whole }) => whole).filter(Boolean), drawn),
+      scale: scaleOf([...found.values()].map(({ whole }) => whole).filter(Boolean), metric, mode),
       visible: visibleOf(view, filter),
       filterProblem: filter.problem,
       depths: Math.max(0, ...trees(runs, view).map(levels)),
@@ -97,8 +100,9 @@ export function createShared(data) {
 
   const trees = (runs, { optimizer }) => runs.map((run) => layerTree(layersOf(run, optimizer)));
 
-  /** Return the paths of the modules to fold at a depth, in all runs. */
+  /** Return the paths of the modules to fold at a depth, in all runs; null: none of them. */
   function foldedPaths(runs, view, depth) {
+    if (depth === null) return [];
     return [...new Set(trees(runs, view).flatMap((tree) => foldedAt(tree, depth)))];
   }
 

@@ -24,10 +24,11 @@ export function createStepBars(card) {
   let bySize = false;
   let shown = null;
 
-  /** Draw the layers that the filter lets pass; `matrices` are those of one row of each metric, by name. */
+  /** Draw the layers that the filter lets pass; `matrices` by metric: see `atStep` in card.js. */
   function draw({ view, visible }, matrices) {
-    section.hidden = !matrices;
-    if (!matrices) return;
+    if (matrices === undefined) return;
+    section.hidden = matrices === null;
+    if (matrices === null) return;
     const key = [visible, view.metric, view.layer, bySize, ...Object.values(matrices)];
     if (shown && key.length === shown.length && key.every((part, at) => part === shown[at])) return;
     shown = key;

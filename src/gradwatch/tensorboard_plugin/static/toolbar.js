@@ -68,7 +68,6 @@ export function createToolbar(store, actions) {
   );
 
   function draw(view, seen) {
-    const { optimizers: numbers, shown, whole, filterProblem } = seen;
     for (const tab of tabs.children) {
       const chosen = tab.dataset.metric === view.metric;
       tab.setAttribute("aria-selected", String(chosen));
@@ -76,24 +75,27 @@ export function createToolbar(store, actions) {
     }
     for (const mode of modes.children) mode.setAttribute("aria-pressed", String(mode.dataset.mode === view.mode));
     modes.hidden = view.metric === "nonfinite";
-    if (optimizers.dataset.of !== numbers.join()) {
-      replace(
-        optimizers,
-        numbers.map((each) => element("option", { value: each }, `Optimizer ${each}`)),
-      );
-      optimizers.dataset.of = numbers.join();
-    }
-    optimizers.hidden = numbers.length < 2;
-    optimizers.value = String(view.optimizer);
+    drawOptimizers(optimizers, seen, view);
     drawDepths(depths, seen, view, actions);
     if (filter.value !== view.filter && document.activeElement !== filter) filter.value = view.filter;
-    problem.textContent = filterProblem ?? "";
-    problem.hidden = !filterProblem;
-    reset.disabled = whole;
-    range.textContent = shown ? steps(...shown) : "";
+    problem.textContent = seen.filterProblem ?? "";
+    problem.hidden = !seen.filterProblem;
+    reset.disabled = view.zoom === null;
+    range.textContent = seen.pictures.size ? steps(...seen.range) : "";
   }
 
   return { element: bar, draw };
+}
+
+function drawOptimizers(choice, { optimizers }, { optimizer }) {
+  const numbers = optimizers.join();
+  if (choice.dataset.of !== numbers) {
+    const options = optimizers.map((each) => element("option", { value: each }, `Optimizer ${each}`));
+    replace(choice, options);
+    choice.dataset.of = numbers;
+  }
+  choice.hidden = optimizers.length < 2;
+  choice.value = String(optimizer);
 }
 
 /** One button a level of modules, and one for every layer. */
