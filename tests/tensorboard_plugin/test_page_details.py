@@ -113,6 +113,29 @@ def test_what_happened_is_marked_on_the_axis_of_steps(serve: Serve) -> None:
     assert found["incident"][0] == pytest.approx(350 / 400, abs=0.01)
 
 
+def test_lines_through_all_panels_say_where_one_is(serve: Serve) -> None:
+    _, tab = serve(troubled(), sample_run("other", LAYERS, 40))
+    tab.open(runs="troubled,other", step="100")
+    tab.point(300, 1, rows=3)
+    for card in range(2):
+        lines = tab.find(".card").nth(card).locator(".hair")
+        plot = tab.canvas(card).bounding_box()
+        assert plot is not None
+        found = {}
+        for line in lines.all():
+            box = line.bounding_box()
+            name = (line.get_attribute("class") or "").removeprefix("hair").strip()
+            found[name] = box and (box["x"] - plot["x"]) / plot["width"]
+            assert box is not None
+            assert box["height"] > 2 * plot["height"]
+        incident_line = {"incident": pytest.approx(350 / 400, abs=0.01)} if card == 1 else {}  # "other" is first
+        assert found == {
+            "": pytest.approx(300 / 400, abs=0.01),
+            "chosen": pytest.approx(100 / 400, abs=0.01),
+            **incident_line,
+        }
+
+
 def test_a_mark_opens_its_finding(serve: Serve) -> None:
     _, tab = serve(troubled())
     tab.open()

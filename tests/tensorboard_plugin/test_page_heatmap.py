@@ -169,6 +169,14 @@ def test_fold_to_a_depth(serve: Serve) -> None:
     assert len(tab.texts(".names .name")) == 28
 
 
+def test_modules_with_one_module_inside_are_one(serve: Serve) -> None:
+    _, tab = serve(sample_run("nested", ["net.body.block.0", "net.body.block.1", "head.out.linear"], 30))
+    tab.open()
+    brackets = [one.get_attribute("aria-label") for one in tab.find(".bracket").all()]
+    assert brackets == ["Fold net.body.block"]
+    assert tab.texts(".names .name") == ["0", "1", "head.out.linear"]
+
+
 def test_a_filter_keeps_the_layers_that_match(serve: Serve) -> None:
     _, tab = serve(sample_run("deep", transformer_layers(3), 30))
     tab.open()

@@ -156,6 +156,12 @@ def test_keys_zoom_and_move_and_the_cursor_stays_in_view(tab: Tab) -> None:
         canvas.press("ArrowRight")
         tab.settle()
     assert tab.shown_steps()[1] == pytest.approx(last + 30, abs=10)
+    first = tab.shown_steps()[0]
+    canvas.press("Home")
+    for _ in range(3):
+        canvas.press("ArrowLeft")
+        tab.settle()
+    assert tab.shown_steps()[0] == pytest.approx(first - 30, abs=10)
     canvas.press("-")
     tab.settle()
     canvas.press("0")
