@@ -584,6 +584,7 @@ def test_values_nested_deeply(depth: int, folder: Path) -> None:
     ],
 )
 def test_what_cannot_be_computed_is_one_line(
+    *,
     command: str,
     called: str,
     error: type[Exception],
