@@ -48,6 +48,7 @@ class Recorder:
         self._rules, self._flight, self._header = rules, flight, header
         self._losses = LossMeter(len(watched.groups))
         self._pending: dict[int, PendingRecord] = {}
+        self._on_time: set[int] = set()
         self._late: set[int] = set()
 
     def add_losses(self, losses: list[float]) -> None:
@@ -64,6 +65,8 @@ class Recorder:
             again: the step has been counted as a good one, and was spoilt after that.
         """
         group, gradients = step.group, step.gradients
+        if log:
+            self._on_time.add(group.index)  # whatever becomes of its record: all ranks must agree on who is late
         history = self._watched.histories[group.index]
         loss = history.rows[-1].loss if again and history.rows else self._losses.take(group.index)
         clipped = step.coefficient < 1.0
@@ -93,7 +96,9 @@ class Recorder:
 
         Two that take turns, batch by batch, meet log steps with one of them only.
         """
-        self._late = {index for index, history in enumerate(self._watched.histories) if history.steps}
+        waiting = {index for index, history in enumerate(self._watched.histories) if history.steps}
+        self._late = waiting - self._on_time
+        self._on_time.clear()
 
     def waits(self, optimizer: int | None = None) -> bool:
         """Whether a record waits for its optimizer to act; for any, if none is given."""
