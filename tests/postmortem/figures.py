@@ -41,9 +41,10 @@ def page(deaths: Sequence[Death], whole: Told, commands: Sequence[str]) -> str:
     wrong = sum(bool(death.found.wrong) for death in deaths)
     steps = [len(death.told.steps) for death in killed]
     intro = (
-        f"{len(deaths)} short trainings, each in a process of its own, of which {len(killed)} died by SIGKILL and the"
-        " others came to their end before it. They write a record at every step, findings, gradient checks and"
-        ' incidents (`on_nonfinite="skip"`), into a log whose budget is so small that it is thinned again and again.'
+        f"{len(deaths)} short trainings, each in a process of its own: {len(killed)} died by SIGKILL,"
+        f" {len(deaths) - len(killed)} came to their end before it. They write a record at every step, findings,"
+        ' gradient checks and incidents (`on_nonfinite="skip"`), into a log whose budget is so small that it is thinned'
+        " again and again."
         f" Left alone, a run makes {len(whole.steps)} steps and writes {len(whole.lines)} lines; the killed ones had"
         f" made {min(steps)} to {max(steps)} steps. Every process tells over a pipe what it has written, call by call,"
         " once the call has returned; all of that is looked for in the folder that it has left."
