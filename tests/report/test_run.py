@@ -524,10 +524,10 @@ def test_a_whole_disk_is_not_searched(monkeypatch: pytest.MonkeyPatch, tmp_path:
 # -- the ring file of a process that was killed --------------------------------------------------------------------
 
 
-def ring(log: Path, steps: int) -> Path:
+def ring(log: Path, steps: int, run_id: str = "run-a") -> Path:
     """A ring file beside a log, as a process leaves it that was killed after so many steps."""
     path = ring_of(log)
-    written = Ring(path, Header("run-a", 0, 1, [Columns(["block.0.weight"], ["block.0"], [0])]), [[]])
+    written = Ring(path, Header(run_id, 0, 1, [Columns(["block.0.weight"], ["block.0"], [0])]), [[]])
     for step in range(steps):
         written.write(0, Row(100.0, step, 0, step, 0.5, 2.0, 1.0, 0.1, None, False, [3.0]))
     written.close()
@@ -544,8 +544,17 @@ def test_the_last_steps_of_a_killed_process_follow_those_of_its_log(tmp_path: Pa
 
 def test_each_run_has_the_ring_of_its_log(tmp_path: Path) -> None:
     write_log(tmp_path, run_start(run_id="a", time=1.0))
-    ring(write_log(tmp_path, run_start(run_id="b", time=2.0), number=1), 3)
+    ring(write_log(tmp_path, run_start(run_id="b", time=2.0), number=1), 3, run_id="b")
     assert [len(found.last_steps) for found in read_runs(tmp_path)] == [0, 1]
+
+
+def test_a_ring_that_is_none_of_this_run_or_older_than_its_end_is_left_out(tmp_path: Path) -> None:
+    ring(write_log(tmp_path, run_start(run_id="b")), 100)
+    assert (read(tmp_path).last_steps, read(tmp_path).last_step) == ([], 12)
+    ring(write_log(tmp_path, run_start(), last_steps(198), run_end(step=200)), 100)
+    assert [found.steps[-1] for found in read(tmp_path).last_steps] == [200]
+    ring(write_log(tmp_path, run_start(), last_steps(10), run_end(step=99)), 100)
+    assert [(found.reason, found.steps[-1]) for found in read(tmp_path).last_steps] == [("end", 12), ("end", 99)]
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", bytes(5000)])

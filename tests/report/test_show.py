@@ -588,7 +588,6 @@ def test_what_cannot_be_computed_is_one_line(
     command: str,
     called: str,
     error: type[Exception],
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -596,7 +595,7 @@ def test_what_cannot_be_computed_is_one_line(
         raise error
 
     monkeypatch.setattr(f"gradwatch.report.{called}", refuse)
-    assert cli.main([command, str(tmp_path)]) == cli.UNUSABLE
+    assert cli.main([command, "."]) == cli.UNUSABLE
     assert capsys.readouterr() == ("", f"gradwatch {command}: {error.__name__}\n")
 
 

@@ -278,13 +278,37 @@ def log(path: Path, name: str, *events: Any) -> None:
     (path / name).write_text("".join(to_json_line(event) for event in events))
 
 
-def test_the_ring_wins_where_there_is_one(tmp_path: Path) -> None:
-    log(tmp_path, "events.jsonl", run_start(), last_steps(reason="incident"))
+def test_the_ring_wins_where_it_knows_of_later_steps(tmp_path: Path) -> None:
+    log(tmp_path, "events.jsonl", run_start(), last_steps(reason="incident"))  # of steps 11 and 12
     assert [event.reason for event in load_last_steps(tmp_path)] == ["incident"]
-    ring(tmp_path, [row(7)])
-    assert [(event.reason, event.steps) for event in load_last_steps(tmp_path)] == [("killed", [7])]
+    ring(tmp_path, [row(13)])
+    assert [(event.reason, event.steps) for event in load_last_steps(tmp_path)] == [("killed", [13])]
     assert load_last_steps(tmp_path / "last_steps.bin") == load_last_steps(tmp_path)
     assert load_last_steps(tmp_path / "events.jsonl") == load_last_steps(tmp_path)
+
+
+def test_a_ring_that_the_run_has_lost_sight_of_is_not_believed(tmp_path: Path) -> None:
+    log(tmp_path, "events.jsonl", run_start(), last_steps(), run_end())
+    for step in (9, 12):
+        ring(tmp_path, [row(step)])
+        assert [(event.reason, event.steps) for event in load_last_steps(tmp_path)] == [("end", [11, 12])]
+    log(tmp_path, "events.jsonl", run_start(), last_steps(steps=[1, 2], reason="incident"), run_end(step=99))
+    ring(tmp_path, [row(50)])  # as where the folder was moved, and the disk was full at the end
+    assert [event.reason for event in load_last_steps(tmp_path)] == ["incident"]
+
+
+def test_what_the_log_could_not_take_at_the_end_is_in_the_ring(tmp_path: Path) -> None:
+    log(tmp_path, "events.jsonl", run_start(), last_steps(steps=[1, 2], reason="incident"), run_end(step=50))
+    for last in (49, 50):  # the step at which a run ends may not have been taken
+        ring(tmp_path, [row(48), row(last)])
+        assert [(event.reason, event.steps) for event in load_last_steps(tmp_path)] == [("end", [48, last])]
+
+
+def test_the_ring_of_another_run_is_not_that_of_this_log(tmp_path: Path) -> None:
+    log(tmp_path, "events.jsonl", run_start(run_id="another"))
+    ring(tmp_path, [row(50)])
+    assert load_last_steps(tmp_path) == []
+    assert len(load_ring(tmp_path / "last_steps.bin")) == 1
 
 
 def test_a_ring_without_a_step_leaves_the_word_to_the_log(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from gradwatch.report.episodes import Episode, Episodes
 from gradwatch.report.folder import find
 from gradwatch.report.incidents import FiledIncident, read_folders, with_folders
 from gradwatch.report.lines import read_log
-from gradwatch.serialization import SchemaError, UnknownEvent, from_dict, load_ring, ring_of
+from gradwatch.serialization import SchemaError, UnknownEvent, from_dict, ring_beside, ring_of
 from gradwatch.serialization.files import _logs
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Run:
     have those of all ranks that have written one.
     ``steps`` has one table for each optimizer, of the lowest rank that left a log. ``episodes`` are findings put
     together, in the order in which they began; ``incidents`` are in the order of steps, ``checks`` and ``last_steps``
-    as written; those from the ring file of a process that was killed (``reason="killed"``) follow those of its log.
+    as written; those of a ring file that knows of later steps (``reason="killed"`` unless the log has an end) follow
+    those of its log.
     ``notes`` say what a reader should know of the files. ``last_time`` (Unix seconds, NaN if nothing has one) and
     ``last_step`` are those of the last thing that was written.
     """
@@ -117,8 +118,10 @@ class _Reader:
     def read(self, log: _Log) -> None:
         """Take in one log; step records of the first one's rank only."""
         self._ranks.append(log.rank)
+        before = {kind: len(self._of(kind)) for kind in (RunStart, LastSteps, RunEnd)}
         self._notes += read_log(log.path, self._take, steps=log.rank == self._ranks[0])
-        self._read_ring(ring_of(log.path))
+        starts, last_steps, ends = (self._of(kind)[count:] for kind, count in before.items())
+        self._read_ring(log.path, next(iter(starts), None), last_steps, next(iter(ends), None))
 
     def began(self) -> float:
         """Return when the run was started, as far as it is known."""
@@ -200,12 +203,12 @@ class _Reader:
             self._tables[optimizer] = StepTable(optimizer)
         return self._tables[optimizer]
 
-    def _read_ring(self, path: Path) -> None:
-        """Take in the steps at full rate that a process which could not end left; the log is good without them."""
+    def _read_ring(self, log: Path, start: RunStart | None, told: list[LastSteps], end: RunEnd | None) -> None:
+        """Take in the steps at full rate that the log does not have; it is good without them."""
         try:
-            last_steps = load_ring(path) if path.is_file() else []
+            last_steps = ring_beside(log, start, told, end)
         except (OSError, SchemaError) as error:
-            self._notes.append(f"{path.name}: the last steps could not be read: {error}")
+            self._notes.append(f"{ring_of(log).name}: the last steps could not be read: {error}")
             return
         for event in last_steps:
             self._saw(event.time, event.step)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ from gradwatch.report.run import Run, read_runs
 from tests.report.html.runs import HOSTILE, full_run, hostile_run
 from tests.report.html.test_heatmap import pixels
 from tests.report.html.test_markup import Reader
-from tests.report.logs import at, run_start, told, write_log
+from tests.report.logs import at, last_steps, run_start, told, write_log
 from tests.report.synthetic import layer_names, write_run
 
 if TYPE_CHECKING:
@@ -235,3 +237,11 @@ def test_a_run_in_which_nothing_is_known(tmp_path: Path) -> None:
     assert len(pictures(page)) == 6
     assert "not known" in page
     assert not re.search(r"\bnan\b", re.sub(r"data:image[^\"]*|<script.*?</script>", "", page, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize(("pid", "words"), [(os.getpid(), "so far; the run goes on"), (0, "did not write its end")])
+def test_steps_of_a_ring_file_are_told_as_what_they_are(pid: int, words: str, tmp_path: Path) -> None:
+    hardware = {"hostname": platform.node(), "pid": pid}
+    write_log(tmp_path, run_start(hardware=hardware, time=2**40), last_steps(10, reason="killed"))
+    (run,) = read_runs(tmp_path)
+    assert words in section(run_page(run), "last")

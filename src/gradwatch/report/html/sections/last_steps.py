@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 _REASONS = {
     "end": "written at the end",
     "incident": "written at an incident",
-    "killed": "left by a process that was killed",
+    "killed": "left by a process that did not write its end",
 }
+_RUNNING = "so far; the run goes on"
 
 
 def last_steps_section(view: View) -> Section | None:
@@ -44,7 +45,8 @@ def _event(view: View, event: LastSteps) -> Markup:
     heading = f"{rank}{optimizer_name(view, event.optimizer)}" if view.several_optimizers or rank else None
     axis = steps_axis(int(steps.min()), int(steps.max()))
     marks = [mark for mark in view.marks if axis.low <= mark.step <= axis.high]
-    note = _REASONS.get(event.reason, f"written at: {event.reason}")
+    running = event.reason == "killed" and view.verdict.state == "running"
+    note = _RUNNING if running else _REASONS.get(event.reason, f"written at: {event.reason}")
     charts = [
         chart("Loss", [Series(x=steps, y=_floats(event.loss))], steps=axis, marks=marks, note=note),
         chart("Gradient norm", [Series(x=steps, y=_floats(event.grad_norm))], steps=axis, marks=marks),
