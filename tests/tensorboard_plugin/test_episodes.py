@@ -57,6 +57,12 @@ def test_an_episode_whose_opening_is_lost_is_one_all_the_same() -> None:
     assert (episode["opened"], episode["closed"], episode["severity"]) == (0, 0, "error")
 
 
+def test_an_episode_that_has_ended_takes_no_more_news() -> None:
+    first, second = told(finding(), finding(status="closed"), finding(status="updated", message="again"))
+    assert (first["closed"], first["last"]) == (10, 10)
+    assert (second["opened"], second["message"], second["closed"]) == (20, "again", None)
+
+
 def test_a_finding_that_is_opened_again_is_another_episode() -> None:
     """As after a resume."""
     assert [episode["opened"] for episode in told(finding(), finding())] == [0, 10]
