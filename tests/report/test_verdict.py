@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -318,3 +319,19 @@ def test_ranks_that_all_finish_are_one_run(tmp_path: Path) -> None:
     ends = [run_end(rank=rank, incidents=0, steps=10) for rank in (0, 1)]
     verdict = judge_ranks(tmp_path, *[[end] for end in ends])
     assert (verdict.state, verdict.headline) == ("healthy", "finished healthy after 10 steps")
+
+
+# -- a run that went on with numbers that mean nothing -----------------------------------------------------------------
+
+
+def test_a_run_whose_loss_stays_nan_is_not_just_one_with_an_incident(tmp_path: Path) -> None:
+    bad = [at(step, loss=math.nan) for step in (30, 40, 50)]
+    survived = incident(step=29, action="warned")
+    verdict = judge(tmp_path, run_start(), at(10), at(20), survived, *bad, run_end(incidents=1))
+    assert verdict.headline == "finished with 1 incident; at the end its numbers were not finite"
+    assert verdict.reasons[0] == "The loss was not finite from step 30 to the end, at every record."
+
+
+def test_a_nan_that_is_over_is_not_the_end(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, run_start(), at(10, loss=math.nan), at(20, grad_norm=math.inf), at(30), run_end())
+    assert (verdict.state, verdict.reasons) == ("healthy", [])

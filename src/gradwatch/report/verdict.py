@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from gradwatch.report.endings import last_step_of, lost_ranks
 from gradwatch.report.episodes import rank_of
 from gradwatch.report.incidents import telling, without_echoes
@@ -55,12 +57,14 @@ def verdict_of(run: Run) -> Verdict:
     troubles = [episode for episode in run.episodes if episode.is_trouble]
     unfit = [check for check in run.checks if check.verdict == "mismatch"]
     codes = _by_code(troubles)
-    reasons = _incident_reasons(run) + [_finding_reason(group) for group in codes]
+    lost = _lost_numbers(run)
+    reasons = lost + _incident_reasons(run) + [_finding_reason(group) for group in codes]
     if unfit and not troubles:
         reasons.append(f"A gradient check at step {unfit[0].step} found a mismatch: {clean(unfit[0].reason)}")
     found = bool(reasons)
     if state == "healthy" and found:
         state, headline = "findings", f"finished with {_tally(run, troubles)}"
+        headline += "; at the end its numbers were not finite" if lost else ""
     elif found and state in ("interrupted", "running", "stopped", "killed"):
         headline = f"{headline}; until then {_tally(run, troubles)}"
     advice = [incident.advice for incident in without_echoes(run.incidents)] + [group[0].advice for group in codes]
@@ -117,6 +121,18 @@ def _without_end(run: Run) -> tuple[State, str]:
     if is_running(run.start):
         return "running", f"still running, at step {run.last_step:,}"
     return "killed", f"was killed or lost power at step {run.last_step:,}: it could not write its end"
+
+
+def _lost_numbers(run: Run) -> list[str]:
+    """Return for each optimizer from which record on its losses or gradients were not finite to the end."""
+    said = []
+    for steps in run.steps:
+        finite = np.flatnonzero(~(steps.loss_bad | steps.grad_norm_bad))
+        first = int(finite[-1]) + 1 if finite.size else 0
+        if first < len(steps):
+            what = "The loss" if steps.loss_bad[-1] else "The gradient norm"
+            said.append(f"{what} was not finite from step {steps.step[first]:,} to the end, at every record.")
+    return said
 
 
 def _tally(run: Run, troubles: list[Episode]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from xml.etree import ElementTree as ET
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from gradwatch.report.html.axis import steps_axis, value_axis
-from gradwatch.report.html.curves import BUCKETS, HEIGHT, WIDTH, Limit, Mark, Series, chart, thinned
+from gradwatch.report.html.curves import BUCKETS, HEIGHT, WIDTH, Limit, Mark, Series, chart, extent, thinned
 
 STEPS = np.arange(0.0, 101.0)
 
@@ -97,3 +98,24 @@ def test_a_limit_is_drawn_unless_it_would_squeeze_the_curve(limit: float, shown:
 def test_odd_values_make_a_chart(y: np.ndarray) -> None:
     made = chart("x", [Series(x=np.arange(float(y.size)), y=y, low=y, high=y)], steps=steps_axis(0, 2), log=True)
     assert "nan" not in made.lower()
+
+
+@pytest.mark.parametrize(
+    ("y", "expected"),
+    [
+        ([1.0, 4.0, 2.0], "1 to 4, at last 2"),
+        ([2.0, 2.0, 2.0], "2 throughout"),
+        ([1.0, 4.0, math.inf], "1 to 4, not finite from step 30 on"),
+        ([1.0, math.inf, math.inf], "1 to 1, not finite from step 20 on"),
+        ([math.inf, 4.0, 2.0], "2 to 4, at last 2"),
+        ([1.0, 4.0, math.nan], "1 to 4, at last 4"),  # not known there
+        ([math.inf, math.inf, math.inf], "never finite"),
+    ],
+)
+def test_what_a_curve_does_in_words(y: list[float], expected: str) -> None:
+    assert extent(Series(x=np.array([10, 20, 30]), y=np.array(y))) == expected
+
+
+def test_the_band_of_a_curve_is_part_of_what_it_spans() -> None:
+    band = Series(x=np.array([10, 20]), y=np.array([1.0, 2.0]), low=np.array([0.5, 2.0]), high=np.array([1.0, 9.0]))
+    assert extent(band) == "0.5 to 9, at last 2"

@@ -313,10 +313,24 @@ def _legend(series: Sequence[Series]) -> list[Markup]:
 
 def _spoken(title: str, series: Sequence[Series], steps: Axis) -> str:
     """Return in words what the curves span, for who cannot see them."""
-    said = [f"{title}, steps {steps.low:.0f} to {steps.high:.0f}"]
-    for one in series:
-        finite = one.y[np.isfinite(one.y)]
-        if finite.size:
-            name = f"{one.label}: " if one.label else ""
-            said.append(f"{name}from {number(finite.min())} to {number(finite.max())}, at last {number(finite[-1])}")
-    return "; ".join(said)
+    extents = [f"{one.label}: {extent(one)}" if one.label else extent(one) for one in series]
+    return "; ".join([f"{title}, steps {steps.low:.0f} to {steps.high:.0f}", *extents])
+
+
+def extent(series: Series) -> str:
+    """Return in words from where to where a curve goes, its band included, and where it ends."""
+    sides = [side for side in (series.y, series.low, series.high) if side is not None]
+    values = np.concatenate([side[np.isfinite(side)] for side in sides])
+    if not values.size:
+        return "never finite"
+    least, most = values.min(), values.max()
+    known = ~np.isnan(series.y)
+    x, y = series.x[known], series.y[known]
+    finite = np.flatnonzero(np.isfinite(y))
+    if finite.size < len(y) and (not finite.size or finite[-1] < len(y) - 1):
+        end = f"not finite from step {count(int(x[finite[-1] + 1 if finite.size else 0]))} on"
+    elif least == most:
+        return f"{number(least, 3)} throughout"
+    else:
+        end = f"at last {number(y[-1], 3)}" if finite.size else ""
+    return f"{number(least, 3)} to {number(most, 3)}" + (f", {end}" if end else "")

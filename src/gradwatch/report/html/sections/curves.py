@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradwatch.report.html.curves import Limit, Series, chart
+from gradwatch.report.html.curves import Limit, Series, chart, extent
 from gradwatch.report.html.formats import number
 from gradwatch.report.html.markup import Markup, element, join
 from gradwatch.report.html.page import Section
@@ -81,7 +81,7 @@ def _chart(
         series.append(Series(x=steps.step, y=y, low=low, high=high, label=label, colour=len(series)))
     if not series:
         return None
-    under = [note and element("span", note), _in_numbers(series[0].y) if len(series) == 1 else None]
+    under = [note and element("span", note), element("span", extent(series[0])) if len(series) == 1 else None]
     return chart(
         title,
         series,
@@ -91,12 +91,3 @@ def _chart(
         log=log,
         note=join(filter(None, under), element("br")),
     )
-
-
-def _in_numbers(y: np.ndarray) -> Markup:
-    finite = y[np.isfinite(y)]
-    if not finite.size:
-        return element("span", "never finite")
-    if finite.min() == finite.max():
-        return element("span", f"{number(finite[-1])} throughout")
-    return element("span", f"{number(finite.min(), 3)} to {number(finite.max(), 3)}, at last {number(finite[-1], 3)}")
