@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.context import RequestContext
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar.custom_scalars_plugin import CustomScalarsPlugin
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboardX import SummaryWriter
 
@@ -61,6 +67,20 @@ def test_the_sink_adds_them_at_the_start(tmp_path: Path) -> None:
     TensorBoardSink([logger]).write(run_start())
     logger.experiment.flush()
     assert charts_in(logger.log_dir) == {"gradwatch": TITLES}
+
+
+def test_many_runs_together_make_five_charts(tmp_path: Path) -> None:
+    for optimizers in range(1, 4):
+        logger = TensorBoardLogger(tmp_path)
+        TensorBoardSink([logger]).write(run_start(optimizers=[{}] * optimizers))
+        logger.finalize("success")
+    multiplexer = EventMultiplexer()
+    multiplexer.AddRunsFromDirectory(str(tmp_path))
+    multiplexer.Reload()
+    provider = MultiplexerDataProvider(multiplexer, str(tmp_path))
+    plugin = CustomScalarsPlugin(TBContext(data_provider=provider, plugin_name_to_instance={}))
+    merged = json.loads(plugin.layout_impl(RequestContext(), ""))
+    assert [[chart["title"] for chart in category["chart"]] for category in merged["category"]] == [TITLES]
 
 
 def test_a_layout_of_the_users_own_is_left_alone(tmp_path: Path) -> None:
