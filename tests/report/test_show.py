@@ -235,8 +235,13 @@ def test_several_optimizers_have_curves_each(tmp_path: Path) -> None:
 
 
 def test_a_run_that_has_only_begun_or_left_nothing(tmp_path: Path) -> None:
-    assert shown(tmp_path, run_start()).startswith(" KILLED   was killed or lost power at step 12: ")
-    assert shown(tmp_path).startswith(" KILLED   was killed or lost power at step 0: ")
+    for events in ([run_start()], []):
+        out = shown(tmp_path, *events)
+        assert out.startswith(" KILLED   was killed or lost power before a step was written: ")
+        assert " · no step was written" in out
+    assert "\n  run events.jsonl · 1 step\n" in shown(tmp_path, told(0))
+    assert "\n  run events.jsonl · 1 step\n" in shown(tmp_path, at(0))
+    assert "15 steps" in shown(tmp_path, run_start(), told(14))
 
 
 def test_a_wide_curve_is_logarithmic_and_says_so_but_a_schedule_is_not(tmp_path: Path) -> None:

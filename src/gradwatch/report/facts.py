@@ -39,15 +39,23 @@ def clip_rule(clip: ClipRule) -> str:
 
 def course_of_time(run: Run) -> list[str]:
     """Return how many steps in how long, and when it began."""
-    steps = run.end.steps if run.end is not None else run.last_step + 1
     began = run.start.time if run.start is not None else math.nan
     ended = run.end.time if run.end is not None else run.last_time
-    facts = [count(steps, "step") + (f" in {duration(ended - began)}" if math.isfinite(ended - began) else "")]
+    took = f" in {duration(ended - began)}" if math.isfinite(ended - began) else ""
+    steps = steps_taken(run)
+    facts = [("no step was written" if steps is None else count(steps, "step")) + took]
     if moment(began):
         facts.append(f"started {moment(began)}")
     if run.start is not None and run.start.resumed_from:
         facts.append(f"resumes {clean(run.start.resumed_from)[:_ID]}")
     return facts + (_commit(run.start.git) if run.start is not None and run.start.git else [])
+
+
+def steps_taken(run: Run) -> int | None:
+    """Return the optimizer steps until the end of a run, of those that it resumes too; None if none was written."""
+    if run.end is not None:
+        return run.end.steps
+    return run.last_step + 1 if run.has_stepped else None
 
 
 def _commit(git: dict[str, Any]) -> list[str]:

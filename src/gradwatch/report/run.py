@@ -61,6 +61,13 @@ class Run:
     last_time: float
     last_step: int
 
+    @property
+    def has_stepped(self) -> bool:
+        """Whether any optimizer step was written, be it by what was found there."""
+        began = self.start.step if self.start is not None else 0
+        written = any(map(len, self.steps)) or any(one.steps for one in self.last_steps)
+        return written or bool(self.episodes or self.incidents) or self.last_step > began
+
 
 def read_runs(path: str | os.PathLike[str]) -> list[Run]:
     """Return the runs of a folder in the order in which they were started.

@@ -40,7 +40,7 @@ class Verdict:
 
     ``state`` is how the run ended: ``healthy`` and ``findings`` finished, the latter with something to look at;
     ``nonfinite`` died of a NaN or infinity. ``healthy`` is whether nothing is wrong: a run that was interrupted or is
-    still running may be, one that was killed is not. ``reasons`` are sentences, the worst first; ``advice`` is what
+    still running may be, one that left no end (``killed``) is not. ``reasons`` are sentences, the worst first; ``advice`` is what
     to change, in the same order.
     """
 
@@ -118,9 +118,10 @@ def fatal_incident(run: Run) -> FiledIncident | None:
 
 
 def _without_end(run: Run) -> tuple[State, str]:
+    step = f"at step {run.last_step:,}" if run.has_stepped else "before a step was written"
     if is_running(run.start):
-        return "running", f"still running, at step {run.last_step:,}"
-    return "killed", f"was killed or lost power at step {run.last_step:,}: it could not write its end"
+        return "running", f"still running, {step}"
+    return "killed", f"was killed or lost power {step}: it could not write its end"
 
 
 def _lost_numbers(run: Run) -> list[str]:

@@ -245,3 +245,11 @@ def test_steps_of_a_ring_file_are_told_as_what_they_are(pid: int, words: str, tm
     write_log(tmp_path, run_start(hardware=hardware, time=2**40), last_steps(10, reason="killed"))
     (run,) = read_runs(tmp_path)
     assert words in section(run_page(run), "last")
+
+
+def test_a_run_that_never_stepped_says_so(tmp_path: Path) -> None:
+    write_log(tmp_path, run_start())
+    (run,) = read_runs(tmp_path)
+    head = run_page(run).split("<section", maxsplit=1)[0]
+    assert "none was written" in head
+    assert "step 12" not in head

@@ -106,9 +106,11 @@ def _tile(name: str, what: str, detail: str) -> Markup:
 
 def _steps(view: View) -> tuple[str, str]:
     run = view.run
-    taken = run.end.steps if run.end else None
     records = sum(len(steps) for steps in run.steps)
-    what = count(taken, "step") if taken is not None else f"up to step {count(run.last_step)}"
+    if run.end is not None:
+        what = count(run.end.steps, "step")
+    else:
+        what = f"up to step {count(run.last_step)}" if run.has_stepped else "none was written"
     return what, count(records, "record") + (f", {count(len(run.ranks), 'rank')}" if len(run.ranks) > 1 else "")
 
 
