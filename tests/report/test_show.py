@@ -237,7 +237,8 @@ def test_several_optimizers_have_curves_each(tmp_path: Path) -> None:
 def test_a_run_that_has_only_begun_or_left_nothing(tmp_path: Path) -> None:
     for events in ([run_start()], []):
         out = shown(tmp_path, *events)
-        assert out.startswith(" KILLED   was killed or lost power before a step was written: ")
+        assert out.startswith(" KILLED   was killed, lost power, or could not write its end (a full disk?)\n")
+        assert "(a full disk?) before a step was written run" in " ".join(out.split())
         assert " · no step was written" in out
     assert "\n  run events.jsonl · 1 step\n" in shown(tmp_path, told(0))
     assert "\n  run events.jsonl · 1 step\n" in shown(tmp_path, at(0))

@@ -162,7 +162,7 @@ def test_an_interrupted_run_with_a_finding(tmp_path: Path) -> None:
 def test_a_killed_run(tmp_path: Path) -> None:
     verdict = judge(tmp_path, run_start(), at(10), at(20))
     assert (verdict.healthy, verdict.state) == (False, "killed")
-    assert verdict.headline == "was killed or lost power at step 20: it could not write its end"
+    assert verdict.headline == "was killed, lost power, or could not write its end (a full disk?) at step 20"
 
 
 def test_a_gradient_check_that_found_a_mismatch(tmp_path: Path) -> None:

@@ -40,8 +40,8 @@ class Verdict:
 
     ``state`` is how the run ended: ``healthy`` and ``findings`` finished, the latter with something to look at;
     ``nonfinite`` died of a NaN or infinity. ``healthy`` is whether nothing is wrong: a run that was interrupted or is
-    still running may be, one that left no end (``killed``) is not. ``reasons`` are sentences, the worst first; ``advice`` is what
-    to change, in the same order.
+    still running may be, one that left no end (``killed``) is not. ``reasons`` are sentences, the worst first;
+    ``advice`` is what to change, in the same order.
     """
 
     state: State
@@ -121,7 +121,7 @@ def _without_end(run: Run) -> tuple[State, str]:
     step = f"at step {run.last_step:,}" if run.has_stepped else "before a step was written"
     if is_running(run.start):
         return "running", f"still running, {step}"
-    return "killed", f"was killed or lost power {step}: it could not write its end"
+    return "killed", f"was killed, lost power, or could not write its end (a full disk?) {step}"
 
 
 def _lost_numbers(run: Run) -> list[str]:

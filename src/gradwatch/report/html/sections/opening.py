@@ -28,7 +28,8 @@ _WORDS = {
 _WITHOUT_ADVICE = {
     "healthy": "Nothing. The curves below show how calm it was; keep this page to compare later runs with.",
     "exception": "Read the traceback that the program printed; below, the last steps show whether numbers were sane.",
-    "killed": "Look for the reason outside: the logs of system (out of memory) and cluster (time limit, preemption).",
+    "killed": "Look for the reason outside: the logs of system (out of memory) and cluster (time limit, preemption), "
+    "and whether the disk is full.",
     "running": "Make this page again later: it shows what has been written so far.",
 }
 
