@@ -634,3 +634,14 @@ def test_the_rank_where_a_value_was_born_is_the_one_to_look_at(tmp_path: Path) -
     assert "a non-finite value in a gradient, raised on rank 0" in out
     assert "an infinity in a gradient, raised on rank 1 in encoder.norm" in out
     assert out.splitlines()[-1] == f"  gradwatch replay {folder}"
+
+
+def test_a_run_that_resumes_another_tells_its_own_steps_beside_all(tmp_path: Path) -> None:
+    start = run_start(step=50, time=1.0, resumed_from="run-before")
+    out = shown(tmp_path, start, at(120), run_end(step=129, steps=130, time=3.0, incidents=0))
+    assert "  run run-a · 80 steps in 2.0 s · 130 with those before\n" in out
+    assert "  run run-a · 71 steps" in shown(tmp_path, start, at(120))
+    assert "  run run-a · no step was written in 0.0 s · started" in shown(tmp_path, start)
+    assert "  run run-a · 130 steps in 2.0 s · started" in shown(
+        tmp_path, run_start(step=50, time=1.0), at(120), run_end(step=129, steps=130, time=3.0)
+    )

@@ -42,8 +42,10 @@ def course_of_time(run: Run) -> list[str]:
     began = run.start.time if run.start is not None else math.nan
     ended = run.end.time if run.end is not None else run.last_time
     took = f" in {duration(ended - began)}" if math.isfinite(ended - began) else ""
-    steps = steps_taken(run)
-    facts = [("no step was written" if steps is None else count(steps, "step")) + took]
+    total, own = steps_taken(run), own_steps(run)
+    facts = [("no step was written" if own is None else count(own, "step")) + took]
+    if total != own:
+        facts.append(f"{total:,} with those before")
     if moment(began):
         facts.append(f"started {moment(began)}")
     if run.start is not None and run.start.resumed_from:
@@ -56,6 +58,14 @@ def steps_taken(run: Run) -> int | None:
     if run.end is not None:
         return run.end.steps
     return run.last_step + 1 if run.has_stepped else None
+
+
+def own_steps(run: Run) -> int | None:
+    """Return the optimizer steps of a run alone: one that resumes another counts on from where it began."""
+    total = steps_taken(run)
+    if total is None or run.start is None or not run.start.resumed_from:
+        return total
+    return max(0, total - max(0, run.start.step))
 
 
 def _commit(git: dict[str, Any]) -> list[str]:

@@ -22,7 +22,7 @@ from gradwatch.report.run import Run, read_runs
 from tests.report.html.runs import HOSTILE, full_run, hostile_run
 from tests.report.html.test_heatmap import pixels
 from tests.report.html.test_markup import Reader
-from tests.report.logs import at, last_steps, run_start, told, write_log
+from tests.report.logs import at, last_steps, run_end, run_start, told, write_log
 from tests.report.synthetic import layer_names, write_run
 
 if TYPE_CHECKING:
@@ -253,3 +253,9 @@ def test_a_run_that_never_stepped_says_so(tmp_path: Path) -> None:
     head = run_page(run).split("<section", maxsplit=1)[0]
     assert "none was written" in head
     assert "step 12" not in head
+
+
+def test_a_run_that_resumes_another_tells_its_own_steps_beside_all(tmp_path: Path) -> None:
+    write_log(tmp_path, run_start(step=50, resumed_from="run-before"), at(120), run_end(step=129, steps=130))
+    (run,) = read_runs(tmp_path)
+    assert "80 steps<small>130 with those before, 1 record</small>" in run_page(run)

@@ -6,6 +6,7 @@ import math
 import shlex
 from typing import TYPE_CHECKING
 
+from gradwatch.report.facts import own_steps, steps_taken
 from gradwatch.report.html.formats import count, duration, moment, number
 from gradwatch.report.html.markup import Child, Markup, element, short
 from gradwatch.report.html.sections.view import View, severity_of
@@ -107,12 +108,15 @@ def _tile(name: str, what: str, detail: str) -> Markup:
 
 def _steps(view: View) -> tuple[str, str]:
     run = view.run
-    records = sum(len(steps) for steps in run.steps)
-    if run.end is not None:
-        what = count(run.end.steps, "step")
+    total, own = steps_taken(run), own_steps(run)
+    if run.end is not None and own is not None:
+        what = count(own, "step")
     else:
         what = f"up to step {count(run.last_step)}" if run.has_stepped else "none was written"
-    return what, count(records, "record") + (f", {count(len(run.ranks), 'rank')}" if len(run.ranks) > 1 else "")
+    detail = [f"{count(total)} with those before"] if total is not None and total != own else []
+    detail.append(count(sum(len(steps) for steps in run.steps), "record"))
+    detail += [count(len(run.ranks), "rank")] * (len(run.ranks) > 1)
+    return what, ", ".join(detail)
 
 
 def _time(view: View) -> tuple[str, str]:
