@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -335,3 +336,12 @@ def test_a_run_whose_loss_stays_nan_is_not_just_one_with_an_incident(tmp_path: P
 def test_a_nan_that_is_over_is_not_the_end(tmp_path: Path) -> None:
     verdict = judge(tmp_path, run_start(), at(10, loss=math.nan), at(20, grad_norm=math.inf), at(30), run_end())
     assert (verdict.state, verdict.reasons) == ("healthy", [])
+
+
+@pytest.mark.parametrize(("ago", "state"), [(30.0, "running"), (-30.0, "running"), (3600.0, "killed")])
+def test_a_run_on_another_machine_is_alive_while_it_writes(ago: float, state: str, tmp_path: Path) -> None:
+    start = run_start(hardware={"hostname": "node7", "pid": 1})
+    verdict = judge(tmp_path, start, at(120, time=time.time() - ago))
+    assert (verdict.state, verdict.healthy) == (state, state == "running")
+    if state == "running":
+        assert verdict.headline == "still running on node7, as it wrote something in the last minutes, at step 120"

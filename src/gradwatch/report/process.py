@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 _LARGEST_PID = 2**22
 # Clocks are set, and a monitor starts some time after its process does; a process begun later is another one.
 _LATER = 60.0
+# A run that is going on writes each step to its ring, and every log step to its log.
+_SILENCE = 600.0
 
 
 def is_running(start: RunStart | None) -> bool:
@@ -25,6 +28,14 @@ def is_running(start: RunStart | None) -> bool:
         return False
     state, begun = _state(pid)
     return state not in ("Z", "X") and not (begun is not None and begun > start.time + _LATER)
+
+
+def heard_of_elsewhere(start: RunStart | None, last_time: float) -> str | None:
+    """Return the other machine on which a run may still be going on: one that wrote something in the last minutes."""
+    host = start.hardware.get("hostname") if start is not None else None
+    if not isinstance(host, str) or not host or host == platform.node():
+        return None
+    return host if abs(time.time() - last_time) < _SILENCE else None  # abs: clocks differ
 
 
 def _exists(pid: int) -> bool:

@@ -11,7 +11,7 @@ from gradwatch.report.endings import last_step_of, lost_ranks
 from gradwatch.report.episodes import rank_of
 from gradwatch.report.incidents import telling, without_echoes
 from gradwatch.report.origins import origin, what_was_seen
-from gradwatch.report.process import is_running
+from gradwatch.report.process import heard_of_elsewhere, is_running
 from gradwatch.report.text import clean, count, shorten
 
 if TYPE_CHECKING:
@@ -121,6 +121,9 @@ def _without_end(run: Run) -> tuple[State, str]:
     step = f"at step {run.last_step:,}" if run.has_stepped else "before a step was written"
     if is_running(run.start):
         return "running", f"still running, {step}"
+    host = heard_of_elsewhere(run.start, run.last_time)
+    if host is not None:
+        return "running", f"still running on {clean(host)}, as it wrote something in the last minutes, {step}"
     return "killed", f"was killed, lost power, or could not write its end (a full disk?) {step}"
 
 
