@@ -71,9 +71,18 @@ def test_one_run_of_several(tmp_path: Path) -> None:
         gradwatch.load_steps(tmp_path, run_id="x")
 
 
-def test_a_run_without_records_is_an_empty_table(tmp_path: Path) -> None:
-    write_log(tmp_path, run_start())
-    assert gradwatch.load_steps(tmp_path) == {}
+def test_a_run_without_records_has_its_columns_and_no_row(tmp_path: Path) -> None:
+    rows = run_start().parameters
+    frozen = replace(rows[0], layer="frozen", optimizer=None)
+    write_log(tmp_path, run_start(parameters=[frozen, *rows]))
+    empty = gradwatch.load_steps(tmp_path)
+    write_log(tmp_path, run_start(parameters=[frozen, *rows]), at(10, lr_groups=[]))
+    full = gradwatch.load_steps(tmp_path)
+    assert list(empty) == list(full)
+    assert {name: column.dtype for name, column in empty.items()} == {name: full[name].dtype for name in full}
+    assert {len(column) for column in empty.values()} == {0}
+    write_log(tmp_path)
+    assert gradwatch.load_steps(tmp_path)["loss"].tolist() == []
 
 
 def test_pandas_makes_a_frame_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

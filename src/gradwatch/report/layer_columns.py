@@ -64,10 +64,13 @@ class LayerTable:
     def finish(self, order: dict[str, int]) -> Layers:
         """Return the table, its layers in ``order``, those that are not in it behind, as they came.
 
+        Without a record all in ``order`` are its layers.
+
         Raises:
             SchemaError: it would be too large for memory.
         """
         seen = dict.fromkeys(chain.from_iterable(dict.fromkeys(record.names for record in self._records)))
+        seen = seen if self._records else dict.fromkeys(order)
         names = tuple(sorted(seen, key=lambda name: order.get(name, len(order))))
         if len(self._records) * len(names) > MAX_CELLS:
             raise SchemaError(

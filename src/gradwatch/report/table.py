@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gradwatch.report.columns import StepTable
 from gradwatch.report.run import choose, read_runs
 from gradwatch.report.steps import Layers, Steps
 
 if TYPE_CHECKING:
     import os
+
+    from gradwatch.report.run import Run
 
 QUANTITIES = ("grad_norm", "weight_norm", "update_ratio", "nonfinite")
 
@@ -36,14 +39,16 @@ def load_steps(path: str | os.PathLike[str], *, run_id: str | None = None) -> An
         run_id: the beginning of a run's id. Default: the last run.
 
     Returns:
-        A ``pandas.DataFrame`` if pandas is installed, else a dict of numpy arrays, all of the same length.
+        A ``pandas.DataFrame`` if pandas is installed, else a dict of numpy arrays, all of the same length. A run
+        without a record has its columns all the same, and no row.
 
     Raises:
         FileNotFoundError: there is no event log.
         SchemaError: a log holds something else than events; the message names file and line.
         ValueError: there is no such run, or ``path`` holds several folders with runs.
     """
-    columns = as_columns(choose(read_runs(path), run_id).steps)
+    run = choose(read_runs(path), run_id)
+    columns = as_columns(run.steps or [_no_records(run)])
     return import_module("pandas").DataFrame(columns) if find_spec("pandas") else columns
 
 
@@ -58,6 +63,13 @@ def as_columns(tables: list[Steps]) -> dict[str, np.ndarray]:
         pieces = [part.get(name, np.full(length, np.nan)) for part, length in zip(parts, lengths, strict=True)]
         joined[name] = np.concatenate(pieces)[order]
     return joined
+
+
+def _no_records(run: Run) -> Steps:
+    """Return the table of a run that was too short for a record, with the layers that its optimizers have."""
+    rows = run.start.parameters if run.start is not None else []
+    names = dict.fromkeys(row.layer for row in rows if row.optimizer is not None)
+    return StepTable(0).finish({name: place for place, name in enumerate(names)})
 
 
 def _columns(steps: Steps) -> dict[str, np.ndarray]:
