@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from gradwatch.report.html.axis import steps_axis, value_axis
-from gradwatch.report.html.curves import BUCKETS, HEIGHT, WIDTH, Limit, Mark, Series, chart, extent, thinned
+from gradwatch.report.html.curves import HEIGHT, WIDTH, Limit, Mark, Series, chart, extent
+from gradwatch.report.html.paths import BUCKETS, thinned
 
 STEPS = np.arange(0.0, 101.0)
 

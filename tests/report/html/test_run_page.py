@@ -239,7 +239,9 @@ def test_a_run_in_which_nothing_is_known(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b", re.sub(r"data:image[^\"]*|<script.*?</script>", "", page, flags=re.DOTALL))
 
 
-@pytest.mark.parametrize(("pid", "words"), [(os.getpid(), "so far; the run goes on"), (0, "did not write its end")])
+@pytest.mark.parametrize(
+    ("pid", "words"), [(os.getpid(), "so far; the run goes on"), (0, "did not write its end")], ids=["alive", "gone"]
+)
 def test_steps_of_a_ring_file_are_told_as_what_they_are(pid: int, words: str, tmp_path: Path) -> None:
     hardware = {"hostname": platform.node(), "pid": pid}
     write_log(tmp_path, run_start(hardware=hardware, time=2**40), last_steps(10, reason="killed"))

@@ -18,12 +18,12 @@ import numpy as np
 from gradwatch.report.html.axis import Axis, value_axis
 from gradwatch.report.html.formats import count, number
 from gradwatch.report.html.markup import Child, Markup, element, plain, short
+from gradwatch.report.html.paths import path, ring, runs, thinned, thinned_band
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 WIDTH, HEIGHT = 1000.0, 400.0  # of the picture's own coordinates; the style sheet decides how large it is seen
-BUCKETS = 1000  # a curve of more points than two in each is drawn by the extremes of each
 COLOURS = 6  # that the style sheet has for series
 SIGN = 0.012  # of the width: as wide as a sign is
 SEVERITIES = ("info", "warning", "error", "incident")
@@ -232,8 +232,8 @@ def _limit(limit: Limit, values: Axis) -> Markup | None:
 
 def _line(series: Series, steps: Axis, values: Axis) -> Markup:
     x, y = thinned(np.asarray(series.x, dtype=np.float64), np.asarray(series.y, dtype=np.float64))
-    path = _path(WIDTH * steps.place(x), HEIGHT * (1.0 - values.place(y)))
-    return element("path", d=path, class_=f"line s{series.colour % COLOURS}")
+    drawn = path(WIDTH * steps.place(x), HEIGHT * (1.0 - values.place(y)))
+    return element("path", d=drawn, class_=f"line s{series.colour % COLOURS}")
 
 
 def _band(series: Series, steps: Axis, values: Axis) -> Markup | None:
@@ -243,64 +243,20 @@ def _band(series: Series, steps: Axis, values: Axis) -> Markup | None:
     floor = values.low if values.log else -math.inf  # a band down to zero reaches the edge of a logarithmic axis
     low = np.maximum(low, floor)
     x = np.asarray(series.x, dtype=np.float64)
-    x, low, high = _thinned_band(x, low, high)
+    x, low, high = thinned_band(x, low, high)
     across, bottom, top = WIDTH * steps.place(x), HEIGHT * (1 - values.place(low)), HEIGHT * (1 - values.place(high))
     known = np.isfinite(bottom) & np.isfinite(top) & np.isfinite(across)
     if not known.any() or bool(np.all(bottom[known] == top[known])):
         return None
-    paths = [_ring(across[run], bottom[run], top[run]) for run in _runs(known)]
-    return element("path", d="".join(paths), class_=f"band s{series.colour % COLOURS}")
-
-
-def _ring(across: np.ndarray, bottom: np.ndarray, top: np.ndarray) -> str:
-    return _path(np.concatenate([across, across[::-1]]), np.concatenate([top, bottom[::-1]])) + "Z"
+    rings = [ring(across[run], bottom[run], top[run]) for run in runs(known)]
+    return element("path", d="".join(rings), class_=f"band s{series.colour % COLOURS}")
 
 
 def _infinite(series: Series, steps: Axis) -> Markup | None:
     """Return marks at the upper edge where a value is infinite: no axis has a place for it."""
     at = np.unique(np.rint(WIDTH * steps.place(np.asarray(series.x)[np.isinf(series.y)])))
-    path = "".join(f"M{x:.0f} 0v14" for x in at[np.isfinite(at)])
-    return element("path", d=path, class_="line infinite") if path else None
-
-
-def _path(x: np.ndarray, y: np.ndarray) -> str:
-    """Return a path through the points, interrupted where one is NaN."""
-    known = np.isfinite(x) & np.isfinite(y)
-    pieces = []
-    for run in _runs(known):
-        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[run].tolist(), y[run].tolist(), strict=True))
-        pieces.append(f"M{points}" + ("h0.01" if " " not in points else ""))  # a single point shows as a dot
-    return "".join(pieces)
-
-
-def _runs(known: np.ndarray) -> list[slice]:
-    """Return the stretches in which all is known."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8)))
-    return [slice(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return at most two points for each of ``BUCKETS`` stretches: its least and its largest value, in their order."""
-    if x.size <= 2 * BUCKETS:
-        return x, y
-    edges = np.linspace(0, x.size, BUCKETS + 1).astype(int)
-    chosen: list[int] = []
-    for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        part = y[start:end]
-        finite = np.flatnonzero(np.isfinite(part))
-        if not finite.size:
-            chosen.append(start)  # keeps the gap
-            continue
-        extremes = {int(finite[np.argmin(part[finite])]), int(finite[np.argmax(part[finite])])}
-        chosen.extend(start + index for index in sorted(extremes))
-    return x[chosen], y[chosen]
-
-
-def _thinned_band(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if x.size <= 2 * BUCKETS:
-        return x, low, high
-    starts = np.linspace(0, x.size, BUCKETS + 1).astype(int)[:-1]
-    return x[starts], np.fmin.reduceat(low, starts), np.fmax.reduceat(high, starts)
+    drawn = "".join(f"M{x:.0f} 0v14" for x in at[np.isfinite(at)])
+    return element("path", d=drawn, class_="line infinite") if drawn else None
 
 
 def _legend(series: Sequence[Series]) -> list[Markup]:
