@@ -152,3 +152,18 @@ def test_without_a_script_all_is_there_but_pointing(browser: Any, page_file: Pat
 def test_nothing_is_wider_than_a_phone(browser: Any, page_file: Path) -> None:
     with opened(browser, page_file, width=390) as visit:
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_pointer_reads_the_numbers_of_a_curve_and_not_its_pixels(browser: Any, page_file: Path) -> None:
+    with opened(browser, page_file) as visit:
+        page = visit.page
+        area = page.locator(".chart .area").first
+        area.scroll_into_view_if_needed()
+        told = area.locator("path.line").first.get_attribute("data-told").split(" ")
+        step, value = told[20:22]
+        box = area.bounding_box()
+        across = float(area.locator("path.line").first.get_attribute("d").split(" ")[10].split(",")[0]) / 1000
+        page.mouse.move(box["x"] + across * box["width"], box["y"] + box["height"] / 2)
+        page.wait_for_function(f"document.querySelector('.read')?.textContent.includes('step {step}')")
+        said = page.locator(".read").inner_text().splitlines()
+        assert float(said[1].split(": ")[-1]) == pytest.approx(float(value), rel=5e-3)

@@ -120,3 +120,10 @@ def test_what_a_curve_does_in_words(y: list[float], expected: str) -> None:
 def test_the_band_of_a_curve_is_part_of_what_it_spans() -> None:
     band = Series(x=np.array([10, 20]), y=np.array([1.0, 2.0]), low=np.array([0.5, 2.0]), high=np.array([1.0, 9.0]))
     assert extent(band) == "0.5 to 9, at last 2"
+
+
+def test_a_line_carries_the_numbers_that_no_pixel_can_show() -> None:
+    y = np.array([5e-7, math.nan, 0.05, 5e-5])
+    made = chart("lr", [Series(x=np.array([0, 10, 20, 30]), y=y)], steps=steps_axis(0, 30))
+    (line,) = lines(made, "line")
+    assert line.get("data-told") == "0 5e-07 20 0.05 30 5e-05"

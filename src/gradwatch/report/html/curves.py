@@ -119,7 +119,7 @@ def frame(
     limits: Sequence[Limit] = (),
     show_steps: bool = True,
 ) -> Markup:
-    """Return a picture of curves between its axes; the script reads what it spans from the data attributes."""
+    """Return a picture of curves between its axes."""
     high = [
         element("span", number(tick), style=f"top:{_percent(1 - _place(values, tick))}") for tick in values.ticks(4)
     ]
@@ -134,11 +134,6 @@ def frame(
         element("div", picture, captions, mark_signs(marks, steps), class_="area"),
         step_ticks(steps) if show_steps else None,
         class_="plot",
-        data_first=repr(float(steps.low)),
-        data_last=repr(float(steps.high)),
-        data_low=repr(float(values.low)),
-        data_high=repr(float(values.high)),
-        data_log="1" if values.log else None,
     )
 
 
@@ -232,8 +227,11 @@ def _limit(limit: Limit, values: Axis) -> Markup | None:
 
 def _line(series: Series, steps: Axis, values: Axis) -> Markup:
     x, y = thinned(np.asarray(series.x, dtype=np.float64), np.asarray(series.y, dtype=np.float64))
-    drawn = path(WIDTH * steps.place(x), HEIGHT * (1.0 - values.place(y)))
-    return element("path", d=drawn, class_=f"line s{series.colour % COLOURS}")
+    across, up = WIDTH * steps.place(x), HEIGHT * (1.0 - values.place(y))
+    drawn = np.isfinite(across) & np.isfinite(up)
+    # What is drawn has the precision of a pixel; who points at it is told the numbers.
+    told = " ".join(f"{step:.0f} {value:.4g}" for step, value in zip(x[drawn].tolist(), y[drawn].tolist(), strict=True))
+    return element("path", d=path(across, up), data_told=told, class_=f"line s{series.colour % COLOURS}")
 
 
 def _band(series: Series, steps: Axis, values: Axis) -> Markup | None:

@@ -107,34 +107,27 @@ function within(event, element) {
 
 // -- curves -----------------------------------------------------------------------------------------------------------
 
-/** The points of a drawn curve, as written into its path. */
+/** The points of a curve: where each is drawn, its step and its value. */
 function points(path) {
-  const found = (path.getAttribute("d") ?? "").matchAll(/(-?[0-9.]+),(-?[0-9.]+)/g);
-  return Array.from(found, ([, x, y]) => [Number(x), Number(y)]);
+  const told = (path.dataset.told ?? "").split(" ").map(Number);
+  const drawn = (path.getAttribute("d") ?? "").matchAll(/(-?[0-9.]+),(-?[0-9.]+)/g);
+  return Array.from(drawn, ([, x], at) => ({ x: Number(x), step: told[2 * at], value: told[2 * at + 1] }));
 }
 
-function axisValue(plot, y) {
-  const low = Number(plot.dataset.low), high = Number(plot.dataset.high), part = 1 - y / HEIGHT;
-  if (!plot.dataset.log) return low + part * (high - low);
-  return 10 ** (Math.log10(low) + part * (Math.log10(high) - Math.log10(low)));
-}
+const nearer = (x) => (kept, point) => (!kept || Math.abs(point.x - x) < Math.abs(kept.x - x) ? point : kept);
 
 function readCurve(event, plot, area) {
-  const { x, y, wide } = within(event, area);
-  const first = Number(plot.dataset.first), last = Number(plot.dataset.last);
-  const lines = [];
-  let nearest = null;
-  for (const path of all("path.line:not(.infinite)", plot)) {
-    const best = points(path).reduce(
-      (kept, point) => (!kept || Math.abs(point[0] - (x / wide) * WIDTH) < Math.abs(kept[0] - (x / wide) * WIDTH) ? point : kept), null);
-    if (!best) continue;
-    nearest = best;
-    const name = all(".key", plot.parentElement)[lines.length]?.textContent;
-    lines.push(`${name ? `${name}: ` : ""}${written(axisValue(plot, best[1]))}`);
-  }
+  const { x, y, wide } = within(event, area), here = (x / wide) * WIDTH;
+  const best = all("path.line:not(.infinite)", plot).map((path) => points(path).reduce(nearer(here), null));
+  const nearest = best.filter(Boolean).reduce(nearer(here), null);
   if (!nearest) return hide();
-  const step = first + (nearest[0] / WIDTH) * (last - first);
-  return show(area, (nearest[0] / WIDTH) * wide, y, `step ${thousands(step)}`, ...lines);
+  const names = all(".key", plot.parentElement).map((key) => key.textContent);
+  const lines = best.flatMap((point, at) => {
+    if (!point) return [];
+    const elsewhere = point.step === nearest.step ? "" : ` at step ${thousands(point.step)}`;
+    return [`${names[at] ? `${names[at]}: ` : ""}${written(point.value)}${elsewhere}`];
+  });
+  return show(area, (nearest.x / WIDTH) * wide, y, `step ${thousands(nearest.step)}`, ...lines);
 }
 
 for (const plot of all(".chart .plot")) {
@@ -197,14 +190,14 @@ function draw(chart, cells, values) {
   const log = high - low > 1.5;
   const air = log ? 0.06 * (high - low) : 0;
   [low, high] = log ? [10 ** (low - air), 10 ** (high + air)] : [0, 10 ** high * 1.06];
-  Object.assign(plot.dataset, { low, high, log: log ? "1" : "" });
   const place = (value) => (log ? (Math.log10(value) - Math.log10(low)) / Math.log10(high / low) : (value - low) / (high - low));
   let path = "", bad = "", down = false;
+  const told = [];
   values.forEach((value, at) => {
     const x = (WIDTH * (cells.last[at] - data.first)) / (data.last - data.first);
     if (value === Infinity) bad += `M${x.toFixed(0)} 0v14`;
     const y = HEIGHT * (1 - place(value));
-    down = Number.isFinite(y) && (path += `${down ? " " : "M"}${x.toFixed(1)},${y.toFixed(1)}`, true);
+    down = Number.isFinite(y) && (path += `${down ? " " : "M"}${x.toFixed(1)},${y.toFixed(1)}`, told.push(cells.last[at], value), true);
   });
   const svg = plot.querySelector("svg");
   const ticks = log ? decades(low, high) : rounded(high);
@@ -214,6 +207,7 @@ function draw(chart, cells, values) {
     const line = document.createElementNS(svg.namespaceURI, "path");
     line.setAttribute("class", kind);
     line.setAttribute("d", d);
+    if (d === path) line.dataset.told = told.join(" ");
     svg.append(line);
   }
   plot.querySelector(".y").replaceChildren(...ticks.map((tick) => {
