@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradwatch.records import LayerNorms
 from gradwatch.report import columns, folder, layer_columns, run
 from gradwatch.report.columns import StepTable
 from gradwatch.report.run import choose, read_runs
@@ -170,6 +171,19 @@ def test_what_is_not_known_is_nan_and_what_is_infinite_stays_so() -> None:
     np.testing.assert_array_equal(steps.layers.grad_norm, [[np.nan, 1.1], [0.1, np.inf], [0.1, 1.1]])
     np.testing.assert_array_equal(steps.layers.update_ratio[0], [np.nan, 1e-3])
     assert steps.layers.nonfinite.tolist() == [[0, 0], [0, 5], [0, 0]]
+
+
+def test_what_was_not_finite_is_told_from_what_is_not_known() -> None:
+    layers = {
+        "a": LayerNorms(grad_norm=math.nan, weight_norm=math.inf, update_ratio=None, nonfinite=0),
+        "b": LayerNorms(grad_norm=None, weight_norm=1.0, update_ratio=-math.inf, nonfinite=0),
+    }
+    found = table(at(1), at(2, layers=layers)).layers
+    place = [found.names.index(name) for name in layers]
+    bad = [found.grad_norm_bad, found.weight_norm_bad, found.update_ratio_bad]
+    assert [mask[1, place].tolist() for mask in bad] == [[True, False], [True, False], [False, True]]
+    assert not any(mask[0].any() for mask in bad)
+    assert not table(at(1)).layers.weight_norm_bad.any()
 
 
 def test_words_for_numbers_are_read_each_time() -> None:

@@ -27,11 +27,13 @@ class _Odd(Exception):  # noqa: N818 - not an error yet: the codec says whether 
 class _Record(NamedTuple):
     """Arrays of one record: ``values`` [quantities, layers], ``ranges`` [layers, 2] of the quantities that have one.
 
+    ``bad``, of the shape of ``values``, is where they were NaN or infinite; None where all of them are good.
     Those of the gradient norm are over all steps since the record before, those of a pooled record over its bucket.
     """
 
     names: tuple[str, ...]
     values: np.ndarray
+    bad: np.ndarray | None
     nonfinite: np.ndarray
     ranges: dict[str, np.ndarray]
 
@@ -39,6 +41,10 @@ class _Record(NamedTuple):
         """Return least and largest value of each layer, shape [layers, 2]; NaN where nothing but its value is known."""
         found = self.ranges.get(quantity)
         return np.full((len(self.names), 2), np.nan) if found is None else found
+
+    def is_bad(self, number: int) -> np.ndarray:
+        """Return where the values of a quantity were NaN or infinite, shape [layers]."""
+        return np.zeros(len(self.names), dtype=bool) if self.bad is None else self.bad[number]
 
 
 class LayerTable:
@@ -85,6 +91,10 @@ class LayerTable:
             ranged = any(quantity in record.ranges for record in self._records)
             # One and the same array where no record has a range.
             tables |= {f"{quantity}_{end}": tables[quantity].copy() if ranged else tables[quantity] for end in _ENDS}
+        # Hardly any run has one: a mask that takes no memory until then.
+        nowhere = np.broadcast_to(np.False_, shape)
+        some = any(record.bad is not None for record in self._records)
+        bad = {f"{quantity}_bad": np.zeros(shape, dtype=bool) if some else nowhere for quantity in QUANTITIES}
         for rows in self._alike():
             records = [self._records[row] for row in rows]
             at = np.ix_(rows, [place[name] for name in records[0].names])
@@ -92,11 +102,13 @@ class LayerTable:
             for number, quantity in enumerate(QUANTITIES):
                 value, low, high = (tables[name] for name in (quantity, *(f"{quantity}_{end}" for end in _ENDS)))
                 value[at] = np.stack([record.values[number] for record in records])
+                if some:
+                    bad[f"{quantity}_bad"][at] = np.stack([record.is_bad(number) for record in records])
                 if low is not value:
                     ranges = np.stack([record.range_of(quantity) for record in records])
                     low[at] = np.fmin(value[at], ranges[..., 0])
                     high[at] = np.fmax(value[at], ranges[..., 1])
-        return Layers(names=names, nonfinite=nonfinite, **tables)
+        return Layers(names=names, nonfinite=nonfinite, **tables, **bad)
 
     def _alike(self) -> list[list[int]]:
         """Return the records that have the same layers, by their place."""
@@ -111,9 +123,12 @@ class LayerTable:
             names = self._names  # one tuple for all records with these layers
         self._names = names
         cells = list(layers.values())
+        plain = [cell[quantity] for quantity in QUANTITIES for cell in cells]
+        values = _floats(plain)
         return _Record(
             names,
-            _floats([cell[quantity] for quantity in QUANTITIES for cell in cells]).reshape(len(QUANTITIES), -1),
+            values.reshape(len(QUANTITIES), -1),
+            _bad(plain, values),
             _counts([cell["nonfinite"] for cell in cells] if pooled is None else pooled["layer_nonfinite"], len(names)),
             _between(cells)
             if pooled is None
@@ -134,6 +149,14 @@ def _floats(values: list[Any]) -> np.ndarray:
         if not _FLOAT.issuperset(map(type, values)):
             raise _Odd("expected numbers")
     return np.array(values, dtype=np.float64)
+
+
+def _bad(plain: list[Any], values: np.ndarray) -> np.ndarray | None:
+    """Return where values are not finite because they were written so; None where none is."""
+    bad = ~np.isfinite(values)
+    if bad.any():
+        bad &= np.array([value is not None for value in plain])
+    return bad.reshape(len(QUANTITIES), -1) if bad.any() else None
 
 
 def _counts(values: list[Any], length: int) -> np.ndarray:

@@ -15,20 +15,24 @@ class Layers:
 
     NaN stands for "not known": no gradient, no such layer yet. ``low`` and ``high`` are the range over the log steps
     that a record stands for, which is its own value unless thinning has pooled it; ``grad_norm_high`` is over all
-    optimizer steps since the record before, where that was written. ``nonfinite`` counts NaN and infinite gradient
-    elements over the log steps.
+    optimizer steps since the record before, where that was written. ``bad`` marks values that were NaN or infinite,
+    where NaN alone may also stand for "not known". ``nonfinite`` counts NaN and infinite gradient elements over the log
+    steps.
     """
 
     names: tuple[str, ...]
     grad_norm: np.ndarray
     grad_norm_low: np.ndarray
     grad_norm_high: np.ndarray
+    grad_norm_bad: np.ndarray
     weight_norm: np.ndarray
     weight_norm_low: np.ndarray
     weight_norm_high: np.ndarray
+    weight_norm_bad: np.ndarray
     update_ratio: np.ndarray
     update_ratio_low: np.ndarray
     update_ratio_high: np.ndarray
+    update_ratio_bad: np.ndarray
     nonfinite: np.ndarray
 
 

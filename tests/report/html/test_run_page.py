@@ -131,6 +131,20 @@ def test_weights_that_became_nan_are_not_taken_for_unknown(tmp_path: Path) -> No
         assert tuple(picture[0, 3, :3]) == colours.NONFINITE_COLOUR
 
 
+def test_weights_that_are_nan_from_the_first_record_or_without_a_gradient_are_not_unknown(tmp_path: Path) -> None:
+    nan = math.nan
+    lost = {"a": LayerNorms(grad_norm=None, weight_norm=nan, update_ratio=math.inf, nonfinite=0)}
+    sound = {"a": LayerNorms(grad_norm=1.0, weight_norm=2.0, update_ratio=1e-3, nonfinite=0)}
+    write_log(tmp_path, *(at(step, layers=layers) for step, layers in enumerate([lost, sound, lost])))
+    page = run_page(read_runs(tmp_path)[0])
+    (block,) = re.findall(r'<script type="application/json" id="layer-data">(.*?)</script>', page)
+    for name in ("weight_norm", "update_ratio"):
+        values = unpacked(json.loads(block)["optimizers"]["0"][name], 3)
+        assert np.isinf(values[:, 0]).tolist() == [True, False, True]
+    row = section(page, "single").split("</thead>")[1]
+    assert row.count("not finite") == 2  # the weight norm, first and last
+
+
 def test_the_values_behind_the_heatmaps_are_those_of_the_log(page: str, run: Run) -> None:
     (block,) = re.findall(r'<script type="application/json" id="layer-data">(.*?)</script>', page)
     data = json.loads(block)["optimizers"]["0"]

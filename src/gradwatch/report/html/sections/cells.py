@@ -11,7 +11,7 @@ from gradwatch.report.html.columns import Columns, columns_of, medians, pooled, 
 
 if TYPE_CHECKING:
     from gradwatch.report.run import Run
-    from gradwatch.report.steps import Layers, Steps
+    from gradwatch.report.steps import Steps
 
 METRICS = {"grad_norm": "Gradient norm", "weight_norm": "Weight norm", "update_ratio": "Update ratio"}
 
@@ -53,28 +53,16 @@ def cells_of(run: Run) -> list[Cells]:
 def _cells(steps: Steps) -> Cells:
     layers = steps.layers
     columns = columns_of(steps.step, len(layers.names))
-    lost = _lost(layers)
     return Cells(
         optimizer=steps.optimizer,
         names=layers.names,
         columns=columns,
         quantities={
-            "grad_norm": _quantity(columns, layers.grad_norm_high, layers.nonfinite > 0),
-            "weight_norm": _quantity(columns, layers.weight_norm_high, lost | np.isinf(layers.weight_norm)),
-            "update_ratio": _quantity(columns, layers.update_ratio_high, lost | np.isinf(layers.update_ratio)),
+            "grad_norm": _quantity(columns, layers.grad_norm_high, layers.grad_norm_bad | (layers.nonfinite > 0)),
+            "weight_norm": _quantity(columns, layers.weight_norm_high, layers.weight_norm_bad),
+            "update_ratio": _quantity(columns, layers.update_ratio_high, layers.update_ratio_bad),
         },
     )
-
-
-def _lost(layers: Layers) -> np.ndarray:
-    """Return where weights had become NaN: [records, layers].
-
-    A table cannot tell a NaN from "not known"; but a weight norm that was known before, and is not while the layer's
-    own gradient is non-finite, is a NaN.
-    """
-    known = np.isfinite(layers.weight_norm)
-    known_before = np.logical_or.accumulate(known, axis=0)
-    return np.asarray(np.isnan(layers.weight_norm) & known_before & (layers.nonfinite > 0))
 
 
 def _quantity(columns: Columns, values: np.ndarray, nonfinite: np.ndarray) -> Quantity:

@@ -11,7 +11,7 @@ from gradwatch.report.html.embed import packed
 from gradwatch.report.html.formats import count, known, number
 from gradwatch.report.html.markup import Child, Markup, element, join, plain, short
 from gradwatch.report.html.page import Section, search_field, table
-from gradwatch.report.html.sections.cells import METRICS, Cells
+from gradwatch.report.html.sections.cells import METRICS, Cells, Quantity
 from gradwatch.report.html.sections.view import View, optimizer_name
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _rows(view: View, cells: Cells) -> Iterator[list[Child]]:
     grad, weight, ratio = (cells.quantities[name] for name in METRICS)
     largest = np.where(np.isnan(grad.values), -np.inf, grad.values)
     top = largest.argmax(axis=0)
-    first, last = _ends(weight.values)
+    first, last = _ends(weight)
     bad = (grad.nonfinite | weight.nonfinite | ratio.nonfinite).sum(axis=0)
     where = f" ({optimizer_name(view, cells.optimizer)})" if view.several_optimizers else ""
     for at, name in enumerate(cells.names):
@@ -90,8 +90,8 @@ def _rows(view: View, cells: Cells) -> Iterator[list[Child]]:
             known(float(grad.medians[at])),
             known(float(peak) if np.isfinite(peak) else np.nan),
             count(int(cells.columns.last[top[at]])) if np.isfinite(peak) else known(np.nan),
-            known(float(first[at])),
-            known(float(last[at])),
+            first[at],
+            last[at],
             known(float(ratio.medians[at])),
             count(int(bad[at])),
         ]
@@ -122,12 +122,18 @@ def _outstanding(cells: Sequence[Cells]) -> Markup | None:
     return join([element("p", "Gradients that rose far above what is usual for their layer:"), element("ul", items)])
 
 
-def _ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first and the last known value of each layer."""
-    known_ones = ~np.isnan(values)
-    at = np.arange(values.shape[1])
-    first, last = known_ones.argmax(axis=0), len(values) - 1 - known_ones[::-1].argmax(axis=0)
-    return values[first, at], values[last, at]
+def _ends(quantity: Quantity) -> tuple[list[str], list[str]]:
+    """Return the first and the last of what is known of each layer."""
+    there = quantity.nonfinite | ~np.isnan(quantity.values)
+    first, last = there.argmax(axis=0), len(there) - 1 - there[::-1].argmax(axis=0)
+    return _told(quantity, first), _told(quantity, last)
+
+
+def _told(quantity: Quantity, columns: np.ndarray) -> list[str]:
+    """Return what each layer had at a column of its own."""
+    layers = np.arange(columns.size)
+    cells = zip(quantity.values[columns, layers].tolist(), quantity.nonfinite[columns, layers].tolist(), strict=True)
+    return ["not finite" if bad else known(value) for value, bad in cells]
 
 
 def _panel(view: View) -> Markup:
