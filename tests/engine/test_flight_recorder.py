@@ -23,6 +23,7 @@ from tests.engine.loops import Setup, context, events, same, setup, spoiled, sta
 from tests.sinks.samples import finding, incident
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from gradwatch.records import LastSteps
@@ -259,6 +260,41 @@ def test_copies_write_nothing(tmp_path: Path) -> None:
 
 
 # -- events ------------------------------------------------------------------------------------------------------------
+
+
+def in_a_fork(action: Callable[[], object]) -> None:
+    """Run something in a forked process, to its end."""
+    child = os.fork()
+    if child == 0:
+        try:
+            action()
+        except BaseException:  # noqa: BLE001 - a child must not go on with the tests
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked off on this system")
+@pytest.mark.filterwarnings("ignore:This process")  # is multi-threaded; the child writes and leaves
+def test_a_process_that_was_forked_off_leaves_the_files_to_its_parent(tmp_path: Path) -> None:
+    parts = setup()
+    monitor = watch(tmp_path, parts, log_every_n_steps=2)
+    train(monitor, parts, parts.batches[:3])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def go_on() -> None:
+        train(monitor, parts, parts.batches[3:])
+        monitor._reporter.incident(incident())
+        monitor.end("exception", "RuntimeError: in the child")
+
+    in_a_fork(go_on)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    train(monitor, parts, parts.batches[3:])
+    assert ring_of(tmp_path).steps[:3] == [0, 1, 2]
+    assert len(ring_of(tmp_path).steps) == 6
+    monitor.end("finished")
+    assert [event.status for event in events(tmp_path, "run_end")] == ["finished"]
+    assert [path.name for path in tmp_path.iterdir()] == ["events.jsonl"]
 
 
 def stepped(path: Path, steps: int) -> tuple[FlightRecorder, Any]:

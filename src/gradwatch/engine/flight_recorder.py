@@ -66,7 +66,7 @@ class FlightRecorder:
 
     def add(self, optimizer: int) -> None:
         """Write the newest step of an optimizer."""
-        if self._ring is None:
+        if self._ring is None or not self._ring.is_ours():
             return
         try:
             if self._watched.groups is not self._groups and not self._fits():
@@ -80,7 +80,7 @@ class FlightRecorder:
 
     def check(self) -> None:
         """Begin the file anew if somebody has removed it or cut it off; called on log steps."""
-        if self._ring is not None and not self._ring.is_whole():
+        if self._ring is not None and self._ring.is_ours() and not self._ring.is_whole():
             self._begin()
 
     def close(self, *, remove: bool) -> None:

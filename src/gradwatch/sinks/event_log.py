@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from gradwatch.records import Incident, RunEnd, RunStart
 from gradwatch.serialization import log_name, to_dict, to_json_line
+from gradwatch.sinks.forks import forks
 from gradwatch.sinks.log_budget import LogBudget
 from gradwatch.sinks.temporary import remove_leftovers
 
@@ -37,7 +38,8 @@ class EventLog:
     The file is created with the first event: ``events.jsonl`` (``events.rank<R>.jsonl`` above rank 0), or the next
     free ``events.<n>.jsonl`` where another run has left one. Nothing here raises for a reason outside the program: the
     first failure of each kind is a warning, ``dropped`` counts the events lost, and now and then a new attempt is
-    made. A ``run_start`` that was lost, or whose file was removed, is written before anything else.
+    made. A ``run_start`` that was lost, or whose file was removed, is written before anything else. The file belongs to
+    the process that has created it: from one that was forked off later, nothing is written and nothing counts.
 
     Args:
         dirpath: the folder.
@@ -55,6 +57,7 @@ class EventLog:
         self._dirpath, self._rank = Path(dirpath), rank
         self._budget = LogBudget(rank, budget)
         self._descriptor: int | None = None
+        self._forks: int | None = None
         self._closed = False
         self._links = 1
         self._torn = False
@@ -69,6 +72,8 @@ class EventLog:
 
     def write(self, event: Event) -> None:
         """Append ``event``, or count it as dropped."""
+        if self._is_forked_off():
+            return
         try:
             line = to_json_line(event).encode("ascii")
         except (TypeError, ValueError, RecursionError, OverflowError) as error:
@@ -87,7 +92,8 @@ class EventLog:
     def close(self) -> None:
         """Close the file. Events written later are dropped."""
         self._closed = True
-        self._budget.abandon()
+        if not self._is_forked_off():
+            self._budget.abandon()
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             try:
@@ -101,6 +107,8 @@ class EventLog:
         Returns:
             The directory, or None if it could not be written.
         """
+        if self._is_forked_off():
+            return None
         directory = None
         try:
             text = json.dumps(to_dict(incident), allow_nan=False, indent=2) + "\n"
@@ -111,6 +119,10 @@ class EventLog:
             _remove_if_empty(directory)
             return None
         return directory
+
+    def _is_forked_off(self) -> bool:
+        """Whether the file is that of a parent process, which goes on with it."""
+        return self._forks is not None and self._forks != forks()
 
     def _attempt(self, line: bytes, *, is_run_start: bool) -> None:
         try:
@@ -144,6 +156,7 @@ class EventLog:
             self._dirpath.mkdir(parents=True, exist_ok=True)
             remove_leftovers(self._dirpath)
             self.path, self._descriptor = _create_log(self._dirpath, self._rank)
+            self._forks = forks()
             self._links = os.fstat(self._descriptor).st_nlink  # some network file systems say 0
             self._torn, self._run_start_due = False, self._run_start is not None
 

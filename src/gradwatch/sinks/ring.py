@@ -19,6 +19,7 @@ import numpy as np
 from gradwatch.serialization import ring_layout as layout
 from gradwatch.serialization.ring_layout import Row, flags_of
 from gradwatch.sinks import temporary
+from gradwatch.sinks.forks import forks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,7 @@ class Ring:
     def __init__(self, path: Path, header: Header, rows: Sequence[Sequence[Row]]) -> None:
         if not hasattr(os, "pwrite"):
             raise OSError(errno.ENOSYS, "this system cannot write at a position")
-        self.path = path
+        self.path, self._forks = path, forks()
         beginning = layout.header_bytes(header)
         self._size = len(beginning) + layout.SLOTS * header.row_bytes
         self._parts = _parts(header, len(beginning))
@@ -110,6 +111,10 @@ class Ring:
             self._write_at(part.buffer, place)
         self._written[optimizer] = sequence
 
+    def is_ours(self) -> bool:
+        """Whether this process has begun the file; one that was forked off must leave it to its parent."""
+        return self._forks == forks()
+
     def is_whole(self) -> bool:
         """Whether the file is still there, with its size: nobody has removed it or cut it off."""
         try:
@@ -126,7 +131,7 @@ class Ring:
 
     def remove(self) -> None:
         """Close the file and remove it."""
-        if self.is_whole():  # another one of this name is none of ours
+        if self.is_ours() and self.is_whole():  # another one of this name is none of ours
             self.path.unlink(missing_ok=True)
         self.close()
 
