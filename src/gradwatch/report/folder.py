@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gradwatch.serialization.files import _LOG_NAME
+from gradwatch.serialization.files import LOG_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -50,7 +50,7 @@ def _holds_a_log(path: Path) -> bool:
 
 def _any_log(folder: Path, names: Iterable[str]) -> bool:
     """Whether there is a log among the names: a file, where a pipe would be waited for without end."""
-    return any(_LOG_NAME.fullmatch(name) and (folder / name).is_file() for name in names)
+    return any(LOG_NAME.fullmatch(name) and (folder / name).is_file() for name in names)
 
 
 def _below(path: Path) -> Iterator[Path]:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from gradwatch.serialization import SchemaError
-from gradwatch.serialization.files import LINE_START, _is_torn, raw_lines
+from gradwatch.serialization.files import LINE_START, is_torn, raw_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def read_log(path: Path, take: Callable[[dict[str, Any]], None], *, steps: bool 
         except SchemaError as error:
             raise SchemaError(f"{path}:{number}: {error}") from None
         except ValueError as error:
-            if not _is_torn(line, number):
+            if not is_torn(line, number):
                 raise SchemaError(f"{path}:{number}: not a line of JSON: {error}") from None
             torn.append(number)
     return [_torn_note(path, torn)] if torn else []

@@ -15,7 +15,7 @@ from gradwatch.report.folder import find
 from gradwatch.report.incidents import FiledIncident, read_folders, with_folders
 from gradwatch.report.lines import read_log
 from gradwatch.serialization import SchemaError, UnknownEvent, from_dict, ring_beside, ring_of
-from gradwatch.serialization.files import _logs
+from gradwatch.serialization.files import logs_of
 
 if TYPE_CHECKING:
     import os
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from gradwatch.records import Event
     from gradwatch.report.steps import Steps
-    from gradwatch.serialization.files import _Log
+    from gradwatch.serialization.files import Log
 
 # Far beyond any training; each costs a table of its own.
 MAX_OPTIMIZERS = 1000
@@ -83,7 +83,7 @@ def read_runs(path: str | os.PathLike[str]) -> list[Run]:
     """
     found = find(path)
     folder = found.parent if found.is_file() else found
-    logs = _logs(found)
+    logs = logs_of(found)
     readers: dict[str, _Reader] = {}
     for log in logs:
         run_id = log.run_id or _run_of_lost_start(log, logs)
@@ -122,7 +122,7 @@ class _Reader:
         self._ranks: list[int] = []
         self._last_time, self._last_step = -math.inf, 0
 
-    def read(self, log: _Log) -> None:
+    def read(self, log: Log) -> None:
         """Take in one log; step records of the first one's rank only."""
         self._ranks.append(log.rank)
         before = {kind: len(self._of(kind)) for kind in (RunStart, LastSteps, RunEnd)}
@@ -244,7 +244,7 @@ def _last_steps(data: dict[str, Any]) -> LastSteps:
     return steps
 
 
-def _run_of_lost_start(log: _Log, logs: list[_Log]) -> str:
+def _run_of_lost_start(log: Log, logs: list[Log]) -> str:
     """Return the run of a log without ``run_start``: that of the lower ranks' log with the same number, if any."""
     for other in logs:
         if log.rank > 0 and other.rank < log.rank and other.number == log.number and other.run_id is not None:

@@ -26,7 +26,7 @@ LINE_START = b'{"schema_version": '
 
 _Path = str | os.PathLike[str]
 
-_LOG_NAME = re.compile(r"events(?:\.rank([0-9]+))?(?:\.([0-9]+))?\.jsonl")
+LOG_NAME = re.compile(r"events(?:\.rank([0-9]+))?(?:\.([0-9]+))?\.jsonl")
 _JSON_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _ADVICE = "pass the directory given as dirpath (by default <log_dir>/gradwatch) or one of its events*.jsonl files"
 
@@ -60,7 +60,7 @@ def iter_events(path: _Path, *, run_id: str | None = None) -> Iterator[Event]:
         SchemaError: a line is something else than an event; the message names file and line.
         ValueError: there is no run ``run_id``.
     """
-    logs = _logs(Path(path))
+    logs = logs_of(Path(path))
     if run_id is not None:
         known = dict.fromkeys(log.run_id for log in logs if log.run_id)
         logs = [log for log in logs if log.run_id == run_id]
@@ -99,11 +99,13 @@ def last_run(path: Path) -> list[Path]:
     Raises:
         FileNotFoundError: there is no event log.
     """
-    logs = _logs(path)
+    logs = logs_of(path)
     return [log.path for log in logs if log.run_id == logs[-1].run_id and (log.run_id or log is logs[-1])]
 
 
-class _Log(NamedTuple):
+class Log(NamedTuple):
+    """An event log, by its name and its first line: ``run_id`` is None where that is no ``run_start``."""
+
     path: Path
     rank: int
     number: int
@@ -111,13 +113,13 @@ class _Log(NamedTuple):
     start: float
 
 
-def _logs(path: Path) -> list[_Log]:
+def logs_of(path: Path) -> list[Log]:
     """Return the event logs at ``path`` in reading order."""
     if path.is_file():
         return [_look_at(path)]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or directory; {_ADVICE}")
-    logs = [_look_at(file) for file in path.iterdir() if _LOG_NAME.fullmatch(file.name) and file.is_file()]
+    logs = [_look_at(file) for file in path.iterdir() if LOG_NAME.fullmatch(file.name) and file.is_file()]
     if not logs:
         raise FileNotFoundError(f"{path}: no events.jsonl in this directory; {_ADVICE}")
     begun: dict[str, float] = {}
@@ -127,15 +129,15 @@ def _logs(path: Path) -> list[_Log]:
     return sorted(logs, key=lambda log: (begun[log.run_id or log.path.name], log.run_id or "", log.rank, log.number))
 
 
-def _look_at(path: Path) -> _Log:
+def _look_at(path: Path) -> Log:
     """Read the first line of a log alone; what is wrong with it is said when the log is read."""
-    name = _LOG_NAME.fullmatch(path.name)
+    name = LOG_NAME.fullmatch(path.name)
     rank, number = (int(name[1] or 0), int(name[2] or 0)) if name else (0, 0)
     try:
         first = _read_line(next(raw_lines(path))[1])
     except (ValueError, StopIteration):
-        return _Log(path, rank, number, None, math.inf)
-    return _Log(path, rank, number, first.run_id if isinstance(first, RunStart) else None, first.time)
+        return Log(path, rank, number, None, math.inf)
+    return Log(path, rank, number, first.run_id if isinstance(first, RunStart) else None, first.time)
 
 
 def _read_log(path: Path) -> Iterator[Event]:
@@ -158,7 +160,7 @@ def read_line(path: Path, number: int, line: bytes) -> Event | None:
     except SchemaError as error:
         raise SchemaError(f"{path}:{number}: {error}") from None
     except ValueError as error:
-        if not _is_torn(line, number):
+        if not is_torn(line, number):
             raise SchemaError(f"{path}:{number}: not a line of JSON: {error}") from None
         warnings.warn(f"{path}:{number}: skipped a line that was cut off while it was written", stacklevel=3)
         return None
@@ -188,7 +190,7 @@ def _read_line(line: bytes) -> Event:
         raise SchemaError("nested too deeply") from None
 
 
-def _is_torn(line: bytes, number: int) -> bool:
+def is_torn(line: bytes, number: int) -> bool:
     r"""Whether a line that is not JSON is the beginning of one of ours.
 
     Ours end in ``\n`` or were cut off. A line cut off by a full disk has been closed with ``\n`` before the next.
