@@ -18,7 +18,7 @@ from gradwatch.report import process
 from gradwatch.report.run import read_runs
 from gradwatch.report.verdict import verdict_of
 from tests.report.logs import at, incident, last_steps, run_end, run_start, told, write_log
-from tests.sinks.samples import AT
+from tests.sinks.samples import AT, with_layer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -331,6 +331,13 @@ def test_a_run_whose_loss_stays_nan_is_not_just_one_with_an_incident(tmp_path: P
     verdict = judge(tmp_path, run_start(), at(10), at(20), survived, *bad, run_end(incidents=1))
     assert verdict.headline == "finished with 1 incident; at the end its numbers were not finite"
     assert verdict.reasons[0] == "The loss was not finite from step 30 to the end, at every record."
+
+
+def test_weights_that_became_nan_are_lost_whatever_the_loss_is(tmp_path: Path) -> None:
+    bad = with_layer(at(30), "block.1", weight_norm=math.nan)
+    verdict = judge(tmp_path, run_start(), at(10), at(20), bad, run_end(incidents=0))
+    assert verdict.reasons == ["Weights were not finite from step 30 to the end, at every record."]
+    assert (verdict.state, verdict.healthy) == ("findings", False)
 
 
 def test_a_nan_that_is_over_is_not_the_end(tmp_path: Path) -> None:

@@ -128,14 +128,16 @@ def _without_end(run: Run) -> tuple[State, str]:
 
 
 def _lost_numbers(run: Run) -> list[str]:
-    """Return for each optimizer from which record on its losses or gradients were not finite to the end."""
+    """Return for each optimizer from which record on its loss, gradients or weights were not finite to the end."""
     said = []
     for steps in run.steps:
-        finite = np.flatnonzero(~(steps.loss_bad | steps.grad_norm_bad))
+        weights_bad = steps.layers.weight_norm_bad.any(axis=1)
+        finite = np.flatnonzero(~(steps.loss_bad | steps.grad_norm_bad | weights_bad))
         first = int(finite[-1]) + 1 if finite.size else 0
         if first < len(steps):
-            what = "The loss" if steps.loss_bad[-1] else "The gradient norm"
-            said.append(f"{what} was not finite from step {steps.step[first]:,} to the end, at every record.")
+            kinds = ((steps.loss_bad, "The loss was"), (steps.grad_norm_bad, "The gradient norm was"))
+            what = next((words for bad, words in kinds if bad[-1]), "Weights were")
+            said.append(f"{what} not finite from step {steps.step[first]:,} to the end, at every record.")
     return said
 
 
