@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import copy
 import json
 import math
 import os
@@ -570,7 +571,7 @@ def test_a_log_with_odd_values(folder: Path, data: st.DataObject) -> None:
             if not deeper or data.draw(st.booleans()):
                 break
             place = place[key]
-        place[key] = data.draw(ODD)
+        place[key] = copy.deepcopy(data.draw(ODD))  # a strategy's own lists must stay as they are
     acceptable(folder, "".join(json.dumps(event) + "\n" for event in events).encode("utf-8", "surrogatepass"))
 
 
