@@ -15,6 +15,7 @@ from torch import nn
 
 from gradwatch import HealthMonitor, NonFiniteError, load_last_steps
 from gradwatch.detectors.alarms import Alarm
+from gradwatch.engine import flight_recorder
 from gradwatch.engine.flight_recorder import WHOLE_INCIDENTS, FlightRecorder
 from gradwatch.engine.watched import Watched
 from gradwatch.serialization import load_ring
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from gradwatch.records import LastSteps
 
 
+@pytest.fixture(autouse=True)
+def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of these tests take less than a millisecond; each is written by itself all the same."""
+    monkeypatch.setattr(flight_recorder, "PATIENCE", 0.0)
+
+
 def ring_of(path: Path) -> LastSteps:
     [found] = load_ring(path / "last_steps.bin")
     return found
@@ -41,6 +48,64 @@ def always(state: int, _: Any) -> tuple[int, list[Alarm]]:
 
 def longer(parts: Setup, steps: int) -> list[Any]:
     return (parts.batches * (steps // len(parts.batches) + 1))[:steps]
+
+
+# -- steps that follow each other quickly ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (0.02, [1, 2, 3, 4, 5, 6]),  # each at once
+        (0.004, [1, 1, 1, 4, 4, 4]),  # nothing waits for longer than 10 ms
+        (-1.0, [1, 2, 3, 4, 5, 6]),  # a clock that is set back
+    ],
+)
+def test_quick_steps_are_written_together(
+    seconds: float, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight_recorder, "PATIENCE", 0.01)
+    now = 1e9
+
+    def clock() -> float:
+        return now
+
+    def later(_: int) -> None:
+        nonlocal now
+        seen.append(len(ring_of(tmp_path).steps))
+        now += seconds
+
+    parts, seen = setup(), list[int]()
+    monitor = watch(tmp_path, parts, log_every_n_steps=50)
+    monkeypatch.setattr("time.time", clock)
+    train(monitor, parts, after_step=later)
+    assert seen == expected
+    assert ring_of(tmp_path).steps == list(range(expected[-1]))
+    monitor.scan()  # before a validation, say
+    assert ring_of(tmp_path).steps == list(range(6))
+
+
+def test_many_steps_do_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight_recorder, "PATIENCE", 1e9)
+    monkeypatch.setattr(flight_recorder, "AT_ONCE", 4)
+    parts = setup()
+    seen: list[int] = []
+
+    def look(_: int) -> None:
+        seen.append(len(ring_of(tmp_path).steps))
+
+    train(watch(tmp_path, parts, log_every_n_steps=50), parts, after_step=look)
+    assert seen == [1, 1, 1, 1, 5, 5]  # the first at once
+
+
+def test_a_failing_run_leaves_what_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log cannot be written at the end: the file stays, with the newest steps too."""
+    monkeypatch.setattr(flight_recorder, "PATIENCE", 1e9)
+    parts = setup()
+    monitor = watch(tmp_path, parts, log_every_n_steps=50)
+    train(monitor, parts)
+    monitor._reporter._flight.close(remove=False)  # type: ignore[union-attr]
+    assert ring_of(tmp_path).steps == list(range(6))
 
 
 # -- the ring file -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """What a process that is going to be killed tells of itself, and the crash points at which it kills itself.
 
-Every call that writes a file of the run goes through here. An event is told once ``EventLog.write`` has returned, a row
-of the ring once the recorder has, through a pipe that nothing else uses: what has been told must be found afterwards.
+Every call that writes a file of the run goes through here. An event is told once ``EventLog.write`` has returned, steps
+once the recorder has written those that waited, through a pipe that nothing else uses: what has been told must be found
+afterwards.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Journal:
         for name, (owner, method) in PHASES.items():
             setattr(owner, method, self._within(name, getattr(owner, method)))
         for owner, method, around in (
-            (FlightRecorder, "add", self._telling_step),
+            (FlightRecorder, "flush", self._telling_steps),
             (EventLog, "write", self._telling_line),
         ):
             setattr(owner, method, around(getattr(owner, method)))
@@ -151,12 +152,13 @@ class Journal:
 
         return wrapped
 
-    def _telling_step(self, real: Callable[[FlightRecorder, int], None]) -> Callable[[FlightRecorder, int], None]:
+    def _telling_steps(self, real: Callable[[FlightRecorder], None]) -> Callable[[FlightRecorder], None]:
         @functools.wraps(real)
-        def wrapped(flight: FlightRecorder, optimizer: int) -> None:
-            real(flight, optimizer)
-            row = flight._watched.histories[optimizer].rows[-1]
-            self.tell(STEP, ROW.pack(row.step, float("nan") if row.loss is None else row.loss, row.grad_norm))
+        def wrapped(flight: FlightRecorder) -> None:
+            waiting = list(flight._waiting)
+            real(flight)
+            for _, _, row, _, _ in waiting:
+                self.tell(STEP, ROW.pack(row.step, float("nan") if row.loss is None else row.loss, row.grad_norm))
 
         return wrapped
 

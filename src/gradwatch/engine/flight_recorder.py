@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -29,7 +29,20 @@ log = logging.getLogger("gradwatch")
 
 # So many incidents have their last steps written each; a run that survives more has them every 64 steps at most.
 WHOLE_INCIDENTS = 20
+# Seconds for which a step may wait for others, and how many may: with steps of a millisecond, writing each by itself
+# would be noticed. Of a process that is killed, steps of the last PATIENCE seconds may be missing, and no others.
+PATIENCE, AT_ONCE = 0.01, 32
 DIGITS = 7  # of the layers' norms in the log: as many as float32 has, at two thirds of the size
+
+
+class _Step(NamedTuple):
+    """A step of an optimizer, when it was taken (Unix seconds), and what its history has of it."""
+
+    optimizer: int
+    time: float
+    row: StepRow
+    norms: np.ndarray
+    source: Source | None
 
 
 class FlightRecorder:
@@ -49,6 +62,8 @@ class FlightRecorder:
         self._path: Path | None = None
         self._run_id = ""
         self._groups: list[ParameterGroup] = []
+        self._waiting: list[_Step] = []
+        self._written_at = 0.0
         self._told_at: dict[int, int] = {}
         self._incidents = 0
 
@@ -65,26 +80,40 @@ class FlightRecorder:
         self._begin()
 
     def add(self, optimizer: int) -> None:
-        """Write the newest step of an optimizer."""
-        if self._ring is None or not self._ring.is_ours():
+        """Write the newest step of an optimizer: at once, or together with others if they follow each other quickly."""
+        if self._ring is None:
             return
+        history, now = self._watched.histories[optimizer], time.time()
+        self._waiting.append(_Step(optimizer, now, history.rows[-1], history.norms[-1], history.sources[-1]))
+        if now - self._written_at >= PATIENCE or now < self._written_at or len(self._waiting) >= AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the steps that wait: nothing may be left behind where a run rests, as it does around validation."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting or self._ring is None or not self._ring.is_ours():
+            return
+        self._written_at = waiting[-1].time
         try:
             if self._watched.groups is not self._groups and not self._fits():
-                self._begin()  # this step included
+                self._begin()  # these steps included
             else:
-                history = self._watched.histories[optimizer]
-                row, norms, source = history.rows[-1], history.norms[-1], history.sources[-1]
-                self._ring.write(optimizer, _row(row, time.time(), _with_gaps(norms, source)))
+                for optimizer, at, row, norms, source in waiting:
+                    self._ring.write(optimizer, _row(row, at, _with_gaps(norms, source)))
         except Exception as error:  # noqa: BLE001 - whatever it is, the training run goes on
             self._give_up(error)
 
     def check(self) -> None:
         """Begin the file anew if somebody has removed it or cut it off; called on log steps."""
+        self.flush()
         if self._ring is not None and self._ring.is_ours() and not self._ring.is_whole():
             self._begin()
 
     def close(self, *, remove: bool) -> None:
         """Close the file, and remove it once the log says how the run ended."""
+        if not remove:
+            self.flush()
+        self._waiting = []
         ring, self._ring = self._ring, None
         if ring is not None:
             try:
@@ -95,6 +124,7 @@ class FlightRecorder:
     def _begin(self) -> None:
         """Write the file as a whole, with the steps that are known."""
         assert self._path is not None  # noqa: S101 - open came before
+        self._waiting = []  # the histories have them
         self.close(remove=False)
         self._groups = self._watched.groups
         columns = [_columns(group) for group in self._groups]

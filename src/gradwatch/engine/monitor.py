@@ -328,6 +328,7 @@ class HealthMonitor:
             NonFiniteError: under ``on_nonfinite="raise"``.
         """
         births: list[Birth] = []
+        self._recorder.rest()
         try:
             # Inside an accumulation window the buffers may hold traces of a batch that has not been judged yet.
             before = self._watched.buffers.before(0) if self._window.waits_for_step else None

@@ -116,6 +116,10 @@ class Recorder:
         self._reporter.write(pending.record(header, layers))
         self._rules.read_step(pending, layers, header)
 
+    def rest(self) -> None:
+        """Leave nothing unwritten: the run may not come back to its next step soon."""
+        self._flight.flush()
+
     def flush(self) -> None:
         """Write the records whose optimizer has not acted: the GradScaler skipped it, or it never came to it."""
         while self._pending:
