@@ -55,6 +55,7 @@ import os, signal, sys
 import torch
 from tests.engine.loops import setup, spoiled, train, watch
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 parts = setup()
 monitor = watch(Path(sys.argv[1]), parts)
 train(monitor, parts)

@@ -87,6 +87,7 @@ def test_the_monitor_itself_is_named(tmp_path: Path) -> None:
 )
 def test_signals_and_exits_are_told(what: Any, raised: Any, ending: tuple[str, str], tmp_path: Path) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
     try:
         fit(tmp_path, seeded(), monitor(tmp_path), At(what), expect=raised)
     finally:

@@ -93,7 +93,7 @@ def test_a_click_shows_the_curves_of_a_layer(browser: Any, page_file: Path) -> N
         assert len(points) == 100
         heights = [float(at.split(",")[1]) for at in points]
         assert heights.index(min(heights)) == 60
-        assert page.locator("tr.chosen").count() == 1
+        page.wait_for_function("document.querySelectorAll('tr.chosen').length === 1")
 
 
 def test_the_keyboard_reaches_a_layer_and_the_search_finds_it(browser: Any, page_file: Path) -> None:
