@@ -108,7 +108,7 @@ def opening(page: Path) -> tuple[float, float] | None:
         return None
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 1280, "height": 900})
+        tab = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)  # to wait by an expression
         tab.goto(page.resolve().as_uri(), wait_until="load")
         tab.wait_for_function(f"{PAINT} !== undefined")  # it may come after the load event
         load, paint = tab.evaluate(
