@@ -26,20 +26,22 @@ def two_optimizers() -> tuple[nn.ModuleDict, list[torch.optim.Optimizer]]:
     return module, [torch.optim.Adam(module[name].parameters(), lr=1e-2) for name in ("critic", "generator")]
 
 
+def one_step(monitor: HealthMonitor, part: nn.Module, optimizer: torch.optim.Optimizer, *, factor: float = 1.0) -> None:
+    loss = part(torch.ones(2, 3)).square().mean() * factor
+    monitor.observe_loss(loss)
+    loss.backward()
+    monitor.before_step(optimizer)
+    optimizer.step()
+    monitor.after_step(optimizer)
+    optimizer.zero_grad()
+
+
 def alternate(monitor: HealthMonitor, module: nn.ModuleDict, optimizers: Any, *, bad: tuple[int, str] | None) -> None:
     """Two backward passes and two steps in every batch."""
     for batch in range(4):
         monitor.begin_batch(None, batch)
         for name, optimizer in zip(module, optimizers, strict=True):
-            loss = module[name](torch.ones(2, 3)).square().mean()
-            if bad == (batch, name):
-                loss = loss * math.nan
-            monitor.observe_loss(loss)
-            loss.backward()
-            monitor.before_step(optimizer)
-            optimizer.step()
-            monitor.after_step(optimizer)
-            optimizer.zero_grad()
+            one_step(monitor, module[name], optimizer, factor=math.nan if bad == (batch, name) else 1.0)
         monitor.end_batch()
 
 
@@ -61,13 +63,7 @@ def take_turns(monitor: HealthMonitor, module: nn.ModuleDict, optimizers: Any, t
         monitor.begin_batch(None, batch)
         if turn in by_turn:
             name, optimizer = by_turn[turn]
-            loss = module[name](torch.ones(2, 3)).square().mean()
-            monitor.observe_loss(loss)
-            loss.backward()
-            monitor.before_step(optimizer)
-            optimizer.step()
-            monitor.after_step(optimizer)
-            optimizer.zero_grad()
+            one_step(monitor, module[name], optimizer)
         monitor.end_batch()
 
 

@@ -12,7 +12,7 @@ from gradwatch.report.compare.html import GENERATOR, comparison_page
 from gradwatch.report.compare.members import grouped, named, read_members
 from gradwatch.report.compare.terminal import print_comparison
 from gradwatch.report.html.formats import size
-from gradwatch.report.html.page import is_ours, write_page
+from gradwatch.report.html.page import page_file, write_page
 from gradwatch.report.text import clean
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ def compare_runs(
         ValueError: fewer than two runs, or several folders below a path hold runs.
         OSError: something cannot be read or written; nothing of what stands at ``output`` is lost then.
     """
-    file = None if output is None else _page_file(output, force=force)
+    file = None
+    if output is not None:  # before anything is read
+        file = page_file(output, NAME, ": no page of gradwatch compare", generator=GENERATOR, force=force)
     comparison = compare_paths(paths, against)
     if as_json:
         stdout.write(f"{to_json(comparison)}\n")
@@ -65,19 +67,3 @@ def compare_paths(
     if against:
         return compare(named([members[: len(paths)], members[len(paths) :]]))
     return compare(grouped(members))
-
-
-def _page_file(path: Path, *, force: bool) -> Path:
-    """Return where to write, before anything is read; a folder stands for the file in it.
-
-    Raises:
-        FileExistsError: a file of somebody else's is there.
-        FileNotFoundError: there is no such folder.
-    """
-    if path.is_dir():
-        path /= NAME
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: no such folder to write to; make it, or name another with -o")
-    if path.exists() and not force and not (path.is_file() and is_ours(path, GENERATOR)):
-        raise FileExistsError(f"{path}: no page of gradwatch compare; name another file with -o, or add --force")
-    return path

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gradwatch.report.html.formats import size
-from gradwatch.report.html.page import is_ours, write_page
+from gradwatch.report.html.page import page_file, write_page
 from gradwatch.report.html.run_page import run_page
 from gradwatch.report.run import choose, read_runs
 from gradwatch.report.text import clean, shorten
@@ -50,7 +50,8 @@ def write_report(
         patience.now("reading the event log")
         runs = read_runs(path)
         run = choose(runs, run_id)
-        file = _output(run.folder / NAME if output is None else Path(output), force=force)
+        file = run.folder / NAME if output is None else Path(output)
+        file = page_file(file, NAME, " is there and is no report of ours", force=force)
         patience.now("drawing the page")
         text = run_page(run)
         patience.now("writing")
@@ -60,22 +61,6 @@ def write_report(
 def summary(file: Path, length: int) -> str:
     """Return what to print of a page that was written. Names of files are data, here too."""
     return f"{clean(file)} ({size(length)})"
-
-
-def _output(file: Path, *, force: bool) -> Path:
-    """Return where to write; a folder stands for the file in it.
-
-    Raises:
-        FileExistsError: a file of somebody else's is there.
-        FileNotFoundError: there is no such folder.
-    """
-    if file.is_dir():
-        file /= NAME
-    if not file.parent.is_dir():
-        raise FileNotFoundError(f"{file.parent}: no such folder to write to; make it, or name another with -o")
-    if file.exists() and not force and not (file.is_file() and is_ours(file)):
-        raise FileExistsError(f"{file} is there and is no report of ours; name another file with -o, or add --force")
-    return file
 
 
 def _others(ids: list[str], shown: str) -> str | None:

@@ -94,6 +94,29 @@ def is_ours(path: Path, generator: str = GENERATOR) -> bool:
     )
 
 
+def page_file(path: Path, name: str, foreign: str, *, generator: str = GENERATOR, force: bool) -> Path:
+    """Return where to write a page; a folder stands for the file ``name`` in it.
+
+    Args:
+        path: what the user has asked for.
+        name: of the file in a folder.
+        foreign: what to say of a file that ``generator`` has not written.
+        generator: whose pages may be written over.
+        force: whether any file may be.
+
+    Raises:
+        FileExistsError: a file of somebody else's is there.
+        FileNotFoundError: there is no such folder.
+    """
+    if path.is_dir():
+        path /= name
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder to write to; make it, or name another with -o")
+    if path.exists() and not force and not (path.is_file() and is_ours(path, generator)):
+        raise FileExistsError(f"{path}{foreign}; name another file with -o, or add --force")
+    return path
+
+
 def write_page(path: Path, text: str) -> int:
     """Write a page, whole or not at all, and return its size in bytes.
 
