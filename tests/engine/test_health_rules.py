@@ -54,9 +54,9 @@ def test_every_column_has_its_values() -> None:
     assert [str(column.dtype) for column in (rows.step, rows.epoch, rows.skipped)] == ["int64", "int64", "bool"]
 
 
-@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [None, math.nan])
 @pytest.mark.parametrize("field", ["loss", "grad_norm", "coefficient", "loss_scale", "batch_size", "batch_idx"])
-def test_what_is_not_known_or_not_finite_is_nan(field: str, value: float | None) -> None:
+def test_what_is_not_known_is_nan(field: str, value: float | None) -> None:
     column = getattr(rows_of([row(0), row(1, **{field: value}), row(2)]), field)
     assert np.isnan(column).tolist() == [False, True, False]
 
@@ -73,7 +73,7 @@ def test_what_is_not_known_or_not_finite_is_nan(field: str, value: float | None)
         ((torch.tensor([0.5, 0.25]),), [math.nan]),
         ((np.float32(0.5), 1), [0.5, 1.0]),
         ((None, 0.25), [math.nan, 0.25]),
-        ((math.inf, math.nan), [math.nan, math.nan]),
+        ((math.inf, math.nan), [math.inf, math.nan]),
         (("cosine", 0.25), [math.nan, 0.25]),
         ((object(),), [math.nan]),
         (([0.5, 0.25],), [math.nan]),

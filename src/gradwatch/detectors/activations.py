@@ -84,7 +84,7 @@ def _scale(seen: FirstForward, limits: Limits) -> Reading | None:
 
 
 DETECTORS = (
-    detector(rules.DEAD_RELU, _dead_relu),
-    detector(rules.SATURATED, _saturated),
+    detector(rules.DEAD_RELU, _dead_relu, needs="forward"),
+    detector(rules.SATURATED, _saturated, needs="forward"),
     detector(rules.SCALE, _scale, reads=FirstForward),
 )

@@ -120,7 +120,7 @@ def _never(state: Unclipped, seen: Observation, limits: Limits) -> tuple[Unclipp
 
 
 def _one_layer(state: Norms, seen: Observation, limits: Limits) -> tuple[Norms, Reading | None]:
-    if _never_clips(seen, state):
+    if len(seen.layers.names) < MIN_LAYERS or _never_clips(seen, state):
         return state, None
     norms, layers = _remember(state, seen.rows), seen.layers
     of_layer = np.where(np.isfinite(layers.grad_norm), layers.grad_norm, 0.0)

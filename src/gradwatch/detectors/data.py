@@ -120,9 +120,9 @@ def _small_batch(state: Sizes, seen: Observation, limits: Limits) -> tuple[Sizes
 
 
 DETECTORS = (
-    detector(rules.UNNORMALISED, _unnormalised),
-    remembering(rules.CONSTANT, Values, _constant),
-    detector(rules.NONFINITE, _nonfinite),
+    detector(rules.UNNORMALISED, _unnormalised, needs="forward"),
+    remembering(rules.CONSTANT, Values, _constant, needs="forward"),
+    detector(rules.NONFINITE, _nonfinite, needs="bad_batch"),
     detector(rules.TARGET_DOMAIN, _target_domain),
     remembering(rules.SMALL_BATCH, Sizes, _small_batch),
 )

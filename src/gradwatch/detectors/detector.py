@@ -51,7 +51,10 @@ Update = Callable[[Any, Any, Limits], tuple[Any, Reading | None]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detector:
-    """A rule and what finds it. ``limits`` are the rule's thresholds, as the user may have changed them."""
+    """A rule and what finds it. ``limits`` are the rule's thresholds, as the user may have changed them.
+
+    ``needs`` names a field of the record; while that is None there is nothing to look at, and nothing is asked.
+    """
 
     rule: Rule
     init: Callable[[], Any]
@@ -59,6 +62,7 @@ class Detector:
     limits: Limits
     reads: type | tuple[type, ...] = Observation
     by_layer: tuple[str, ...] = ()
+    needs: str | None = None
 
 
 class NoState(NamedTuple):
@@ -66,14 +70,18 @@ class NoState(NamedTuple):
 
 
 def detector(
-    rule: Rule, read: Callable[[Any, Limits], Reading | None], *, reads: type | tuple[type, ...] = Observation
+    rule: Rule,
+    read: Callable[[Any, Limits], Reading | None],
+    *,
+    reads: type | tuple[type, ...] = Observation,
+    needs: str | None = None,
 ) -> Detector:
     """Return a detector that looks at each record by itself."""
 
     def update(state: NoState, record: Any, limits: Limits) -> tuple[NoState, Reading | None]:
         return state, read(record, limits)
 
-    return Detector(rule=rule, init=NoState, update=update, limits=rule.limits, reads=reads)
+    return Detector(rule=rule, init=NoState, update=update, limits=rule.limits, reads=reads, needs=needs)
 
 
 def remembering(
@@ -83,9 +91,11 @@ def remembering(
     *,
     by_layer: Sequence[str] = (),
     reads: type | tuple[type, ...] = Observation,
+    needs: str | None = None,
 ) -> Detector:
     """Return a detector with a memory."""
-    return Detector(rule=rule, init=init, update=update, limits=rule.limits, by_layer=tuple(by_layer), reads=reads)
+    layers = tuple(by_layer)
+    return Detector(rule=rule, init=init, update=update, limits=rule.limits, by_layer=layers, reads=reads, needs=needs)
 
 
 def whole_run(strength: float, explain: Callable[[], Sign]) -> Reading:

@@ -42,4 +42,7 @@ def _difference(seen: Observation, norms: np.ndarray, limits: Limits) -> Reading
     return whole_run(float(relative[layer]) / limits["difference"], explain)
 
 
-DETECTORS = (detector(rules.WEIGHTS, _weights), detector(rules.GRADIENTS, _gradients))
+DETECTORS = (
+    detector(rules.WEIGHTS, _weights, needs="ranks"),
+    detector(rules.GRADIENTS, _gradients, needs="ranks"),
+)

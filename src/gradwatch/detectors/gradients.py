@@ -36,8 +36,8 @@ class Level(NamedTuple):
 
     first: Recent = ()
     recent: Recent = ()
-    norms: Recent = ()
-    losses: Recent = ()
+    norms: np.ndarray = np.zeros(0)
+    losses: np.ndarray = np.zeros(0)
     usual: np.ndarray = np.zeros(0)
     strength: float = 0.0
 
@@ -46,23 +46,23 @@ def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, 
     now = finite_median(seen.rows.grad_norm)
     if math.isnan(now):
         return state, None
-    pairs = zip(seen.rows.grad_norm.tolist(), seen.rows.loss.tolist(), strict=True)
-    complete = [pair for pair in pairs if 0 < pair[0] < math.inf and math.isfinite(pair[1])]
+    norm, loss = seen.rows.grad_norm, seen.rows.loss
+    complete = (norm > 0) & ~np.isnan(loss)
     logs = logarithms(seen.layers.grad_norm)
     usual = state.usual if state.usual.size else logs
     after = Level(
         first=state.first if len(state.first) >= FIRST else remember(state.first, now, FIRST),
         recent=remember(state.recent, now),
-        norms=(*state.norms, *(norm for norm, _ in complete))[-GROWTH_ROWS:],
-        losses=(*state.losses, *(loss for _, loss in complete))[-GROWTH_ROWS:],
+        norms=np.concatenate((state.norms, norm[complete]))[-GROWTH_ROWS:],
+        losses=np.concatenate((state.losses, loss[complete]))[-GROWTH_ROWS:],
         usual=moved(usual, logs, rate=0.2, largest=1.0),
     )
     level = _level(state, now, limits)
     # One window above the usual level may be an odd stretch of data; growth over many steps is its own confirmation.
     strength = max(min(level, state.strength), _growth(after, limits))
-    base = finite_median(state.recent) if len(state.recent) >= FIRST else min(after.norms, default=math.nan)
 
     def explain(_: int) -> Sign:
+        base = finite_median(state.recent) if len(state.recent) >= FIRST else float(after.norms.min())
         evidence = {"norm": now, "usual": base, "factor": now / base if base > 0 else math.inf}
         return Sign(evidence, layer=_grown_most(seen.layers, logs - usual))
 
@@ -82,9 +82,9 @@ def _growth(state: Level, limits: Limits) -> float:
     """Return the rise up to the last step by the limit, 0 where it does not hold on or where the loss has fallen."""
     if len(state.norms) < MIN_ROWS:
         return 0.0
-    if state.norms[-1] < limits["release"] * limits["rise"] * min(state.norms):
+    if state.norms[-1] < limits["release"] * limits["rise"] * state.norms.min():
         return 0.0  # nearly always
-    logs, losses = [math.log(norm) for norm in state.norms], state.losses
+    logs, losses = np.log(state.norms).tolist(), state.losses.tolist()
     end, needed, per_step = logs[-1], math.log(limits["rise"]), math.log(2.0) / limits["doubling"]
     best, lowest, fall, largest = 0.0, end, 0.0, 0.0
     for start in range(len(logs) - 2, -1, -1):
@@ -116,6 +116,8 @@ def _grown_most(layers: Layers, growth: np.ndarray) -> str | None:
 
 def _vanishing(seen: Observation, limits: Limits) -> Reading | None:
     layers = seen.layers
+    if len(layers.names) < MIN_LAYERS:
+        return None
     judged = np.flatnonzero(layers.is_weight & (layers.grad_norm > 0))
     if judged.size < MIN_LAYERS:
         return None
@@ -162,6 +164,8 @@ def _unused(state: Never, seen: Observation, _limits: Limits) -> tuple[Never, Re
 
 def _outlier(seen: Observation, limits: Limits) -> Reading | None:
     layers, norms = seen.layers, seen.layers.grad_norm
+    if len(layers.names) < MIN_LAYERS:
+        return None
     positive = norms[norms > 0]
     if positive.size < MIN_LAYERS:
         return None

@@ -133,7 +133,10 @@ class Zeros(NamedTuple):
 
 
 def _zero(state: Zeros, seen: Observation, limits: Limits) -> tuple[Zeros, Reading | None]:
-    known = seen.rows.lr[np.isfinite(seen.rows.lr).all(axis=1)]
+    rates = seen.rows.lr
+    if rates.size and rates.min() > limits["share"] * max(state.largest, rates.max()):
+        return Zeros(0, max(state.largest, float(rates.max()))), whole_run(0.0, lambda: Sign({}))  # nearly always
+    known = rates[np.isfinite(rates).all(axis=1)]
     if not known.size:
         return state, None
     largest = max(state.largest, float(known.max(initial=0.0)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradwatch.detectors.catalogue import loss as rules
 from gradwatch.detectors.detector import Limits, Reading, Sign, detector, remembering, whole_run
-from gradwatch.detectors.statistics import Recent, finite_median, known, noise_of, remember, spread
+from gradwatch.detectors.statistics import finite_median, known, noise_of, spread
 from gradwatch.observations import Observation, Validation
 
 # Losses that tell the present level, those that tell how far one may be above it, and how few tell nothing yet.
@@ -23,7 +23,7 @@ SMALLEST = 1e-30
 # Below zero by rounding.
 ROUNDING = -1e-6
 WARNS_ABOVE_START = 2.0
-# Records whose noise is remembered.
+# Records whose losses are remembered, for their noise.
 NOISES = 4
 COMES_DOWN = 0.05
 FIFTH = 0.2
@@ -35,24 +35,23 @@ class Usual(NamedTuple):
     What would have been a spike is kept cut off, so that spikes do not blind the rule and a new level is learned.
     """
 
-    recent: Recent = ()
-    excess: Recent = ()
-    first: Recent = ()
+    recent: np.ndarray = np.zeros(0)
+    excess: np.ndarray = np.zeros(0)
+    first: np.ndarray = np.zeros(0)
 
 
 def _spike(state: Usual, seen: Observation, limits: Limits) -> tuple[Usual, Reading | None]:
     losses = known(seen.rows.loss)
     if not losses.size:
         return state, None
-    first = (*state.first, *losses.tolist())[:LEVEL]
-    if len(state.recent) < FEW:
-        recent = (*state.recent, *losses.tolist())[-RECENT:]
-        excess = (*state.excess, *(losses - finite_median(recent)).tolist())[-USUAL:]
+    first = state.first if state.first.size >= LEVEL else np.concatenate((state.first, losses))[:LEVEL]
+    if state.recent.size < FEW:
+        recent = np.concatenate((state.recent, losses))[-RECENT:]
+        excess = np.concatenate((state.excess, losses - finite_median(recent)))[-USUAL:]
         return Usual(recent, excess, first), whole_run(0.0, lambda: Sign({}))
     median = finite_median(state.recent)
     deviation = max(spread(state.excess), SMALLEST_SPREAD * abs(median), SMALLEST)
-    largest = max(state.excess)
-    record = max(largest, deviation)
+    record = max(float(state.excess.max()), deviation)
     limit = max(limits["deviations"] * deviation, (limits["factor"] - 1) * abs(median), limits["record"] * record)
     excess_now = losses - median
     kept = np.minimum(excess_now, limit)
@@ -69,52 +68,64 @@ def _spike(state: Usual, seen: Observation, limits: Limits) -> tuple[Usual, Read
             "deviations": (loss - median) / deviation,
         }
         # Of few samples a batch, even an untrained model has losses far above its median.
-        above_start = loss > WARNS_ABOVE_START * max(map(abs, first))
+        above_start = loss > WARNS_ABOVE_START * float(np.abs(first).max())
         return Sign(evidence, severity="warning" if above_start else "info")
 
-    after = Usual((*state.recent, *(kept + median).tolist())[-RECENT:], (*state.excess, *kept.tolist())[-USUAL:], first)
+    recent = np.concatenate((state.recent, kept + median))[-RECENT:]
+    after = Usual(recent, np.concatenate((state.excess, kept))[-USUAL:], first)
     return after, whole_run(float(excess_now.max()) / limit, explain)
 
 
 class Course(NamedTuple):
-    """The first and the last losses, the best level so far and its step, and the noise at the last records.
+    """The first and the last losses, the best level so far and its step."""
 
-    A loss that runs away has noise that runs away with it, so what counts is the noise of some records ago.
-    """
-
-    first: Recent = ()
-    last: Recent = ()
+    first: np.ndarray = np.zeros(0)
+    last: np.ndarray = np.zeros(0)
     best: float = math.inf
     best_step: int = 0
-    noises: Recent = ()
 
 
 def _followed(state: Course, seen: Observation, improvement: float) -> tuple[Course, float]:
     """Return the course with the losses of an observation, and the level now; NaN while there is none."""
-    losses = known(seen.rows.loss).tolist()
-    last = (*state.last, *losses)[-max(LEVEL, len(losses)) :]
-    state = state._replace(first=(*state.first, *losses)[:LEVEL], last=last)
-    if len(last) < LEVEL or not losses:
-        return state, math.nan
-    state = state._replace(noises=remember(state.noises, noise_of(last), NOISES))
+    losses = known(seen.rows.loss)
+    first = state.first if state.first.size >= LEVEL else np.concatenate((state.first, losses))[:LEVEL]
+    last = np.concatenate((state.last, losses))[-max(LEVEL, losses.size) :]
+    if last.size < LEVEL or not losses.size:
+        return Course(first, last, state.best, state.best_step), math.nan
     now = finite_median(last)
     if now < state.best - improvement * abs(state.best) or math.isinf(state.best):
-        state = state._replace(best=now, best_step=seen.step)
-    return state, now
+        return Course(first, last, now, seen.step), now
+    return Course(first, last, state.best, state.best_step), now
 
 
-def _divergence(state: Course, seen: Observation, limits: Limits) -> tuple[Course, Reading | None]:
-    state, now = _followed(state, seen, improvement=0.0)
-    if seen.setting.optimizers > 1 or math.isnan(now):
-        return state, None
+class Diverging(NamedTuple):
+    """The course of a loss, and what was last at each of the last records, oldest first, shape [records, losses].
+
+    A loss that runs away has noise that runs away with it, so what counts is the noise of some records ago.
+    """
+
+    course: Course = Course()
+    windows: tuple[np.ndarray, ...] = ()
+
+
+def _divergence(before: Diverging, seen: Observation, limits: Limits) -> tuple[Diverging, Reading | None]:
+    state, now = _followed(before.course, seen, improvement=0.0)
+    if math.isnan(now):
+        return before._replace(course=state), None
+    after = Diverging(state, (*before.windows, state.last)[-NOISES:])
+    if seen.setting.optimizers > 1:
+        return after, None
     start = finite_median(state.first)
-    noise = limits["deviations"] * max(noise_of(state.first), state.noises[0])
     gained, floor = start - state.best, SMALLEST_SPREAD * abs(start)
+    if now <= start and now - state.best < limits["release"] * gained:
+        return after, whole_run(0.0, lambda: Sign({}))  # nearly always: below the start, most of the gain is kept
+    noise = limits["deviations"] * max(noise_of(state.first), noise_of(after.windows[0]))
     if start < 0 and now < limits["rise"] * abs(start):
-        return state, whole_run(0.0, lambda: Sign({}))  # a surrogate, as that of a policy gradient, may end near 0
+        return after, whole_run(0.0, lambda: Sign({}))  # a surrogate, as that of a policy gradient, may end near 0
     rise = (now - start) / max(limits["rise"] * abs(start), noise, floor, SMALLEST)
     lost = (now - state.best) / gained if gained > max(FIFTH * abs(start), noise, floor) else 0.0
-    return state, whole_run(max(rise, lost), lambda: Sign({"loss": now, "start": state.first[0], "best": state.best}))
+    evidence = {"loss": now, "start": float(state.first[0]), "best": state.best}
+    return after, whole_run(max(rise, lost), lambda: Sign(evidence))
 
 
 def _plateau(state: Course, seen: Observation, limits: Limits) -> tuple[Course, Reading | None]:
@@ -126,8 +137,10 @@ def _plateau(state: Course, seen: Observation, limits: Limits) -> tuple[Course, 
 
 
 def _negative(seen: Observation, _limits: Limits) -> Reading | None:
+    if seen.loss.function is None:
+        return None
     losses = known(seen.rows.loss)
-    if seen.loss.function is None or not losses.size:
+    if not losses.size:
         return None
 
     def explain() -> Sign:
@@ -151,11 +164,9 @@ def _constant(state: Same, seen: Observation, limits: Limits) -> tuple[Same, Rea
     if not losses.size:
         return state, None
     first = float(losses[0]) if math.isnan(state.first) else state.first
-    value, different = float(losses[-1]), np.flatnonzero(losses != losses[-1])
-    count = losses.size - 1 - int(different[-1]) if different.size else losses.size
-    if not different.size and value == state.value:
+    value, count = float(losses[-1]), _equal_at_end(losses)
+    if count == losses.size and value == state.value:
         count += state.times
-
     least = min(state.least, float(losses.min()))
 
     def explain() -> Sign:
@@ -164,6 +175,14 @@ def _constant(state: Same, seen: Observation, limits: Limits) -> tuple[Same, Rea
         return Sign({"loss": value, "count": count}, severity="info" if came_down else None)
 
     return Same(value, count, first, least), whole_run(count / limits["count"], explain)
+
+
+def _equal_at_end(losses: np.ndarray) -> int:
+    """Return how many losses in a row, the last one among them, are equal to it."""
+    if losses.size > 1 and losses[-1] != losses[-2]:
+        return 1  # nearly always
+    different = np.flatnonzero(losses != losses[-1])
+    return losses.size - 1 - int(different[-1]) if different.size else losses.size
 
 
 class Best(NamedTuple):
@@ -176,32 +195,33 @@ class Best(NamedTuple):
 
 
 class Validated(NamedTuple):
-    """The best of each validation loss, as a plain tuple of ``Best``, and the last training loss."""
+    """The best of each validation loss, as a plain tuple of ``Best``, and the last training losses."""
 
     best: tuple[tuple[str, float, int, float], ...] = ()
-    train: float = math.nan
+    training: np.ndarray = np.zeros(0)
 
 
 def _validation(state: Validated, seen: Observation | Validation, limits: Limits) -> tuple[Validated, Reading | None]:
     if isinstance(seen, Observation):
-        now = finite_median(seen.rows.loss)
-        return (state if math.isnan(now) else state._replace(train=now)), None
+        losses = known(seen.rows.loss)
+        return (Validated(state.best, losses) if losses.size else state), None
+    train = finite_median(state.training)
     best = {entry[0]: Best(*entry) for entry in state.best}
     strongest, worst = 0.0, ""
-    unknown = math.isnan(state.train) or not all(map(math.isfinite, seen.losses.values()))
+    unknown = math.isnan(train) or not all(map(math.isfinite, seen.losses.values()))
     for name, value in seen.losses.items():
-        if not math.isfinite(value) or math.isnan(state.train):
+        if not math.isfinite(value) or math.isnan(train):
             continue
         if name not in best or value < best[name].value:
-            best[name] = Best(name, value, seen.step, state.train)
+            best[name] = Best(name, value, seen.step, train)
         rise = (value - best[name].value) / max(limits["rise"] * abs(best[name].value), SMALLEST)
-        strength = rise if state.train <= best[name].train else 0.0
+        strength = rise if train <= best[name].train else 0.0
         if strength > strongest:
             strongest, worst = strength, name
 
     def explain() -> Sign:
         then = best[worst]
-        losses = {"loss": seen.losses[worst], "best": then.value, "train_then": then.train, "train_now": state.train}
+        losses = {"loss": seen.losses[worst], "best": then.value, "train_then": then.train, "train_now": train}
         return Sign({"name": worst, "best_step": then.step, **losses})
 
     plain = tuple((entry.name, entry.value, entry.step, entry.train) for entry in best.values())
@@ -210,7 +230,7 @@ def _validation(state: Validated, seen: Observation | Validation, limits: Limits
 
 DETECTORS = (
     remembering(rules.SPIKE, Usual, _spike),
-    remembering(rules.DIVERGENCE, Course, _divergence),
+    remembering(rules.DIVERGENCE, Diverging, _divergence),
     remembering(rules.PLATEAU, Course, _plateau),
     detector(rules.NEGATIVE, _negative),
     remembering(rules.CONSTANT, Same, _constant),

@@ -10,7 +10,6 @@ import numpy as np
 
 from gradwatch.detectors.catalogue import mixed_precision as rules
 from gradwatch.detectors.detector import Limits, Reading, Sign, ratio, remembering, whole_run
-from gradwatch.detectors.statistics import finite_or_nan
 
 if TYPE_CHECKING:
     from gradwatch.observations import ModuleOutput, Observation, Rows
@@ -37,7 +36,7 @@ class Scale(NamedTuple):
 
 def _scales(seen: Observation) -> tuple[list[float], list[bool]]:
     """Return scale and skipped of the rows whose scale is known; there is one scale, however many optimizers."""
-    if seen.optimizer:
+    if seen.optimizer or not seen.setting.has_scaler:
         return [], []
     rows = seen.rows
     known = np.isfinite(rows.loss_scale)
@@ -121,6 +120,8 @@ def _remember(state: Skips, rows: Rows) -> Skips:
 
 
 def _skipped(state: Skips, seen: Observation, limits: Limits) -> tuple[Skips, Reading | None]:
+    if not seen.setting.has_scaler:
+        return state, None
     after = _remember(state, seen.rows)
     if after.skipped.size < FEWEST or after.seen == state.seen:
         return after, None
@@ -136,11 +137,10 @@ class Largest(NamedTuple):
 
 
 def _underflow(state: Largest, seen: Observation, limits: Limits) -> tuple[Largest, Reading | None]:
-    layers = seen.layers
-    gradient = finite_or_nan(layers.grad_norm)
-    largest = np.fmax(state.gradient, gradient) if state.gradient.size else gradient
     if seen.setting.compute != "fp16":
-        return Largest(largest), None
+        return state, None
+    layers, gradient = seen.layers, seen.layers.grad_norm
+    largest = np.fmax(state.gradient, gradient) if state.gradient.size else gradient
     # Gradients of a layer that has learnt what it can may vanish.
     judged = np.isfinite(layers.subnormal) & (gradient > CONVERGED * largest)
     strength = np.where(judged, ratio(layers.subnormal, limits["share"]), np.nan)
@@ -281,6 +281,6 @@ DETECTORS = (
     remembering(rules.STUCK, Stuck, _stuck),
     remembering(rules.SKIPPED, Skips, _skipped),
     remembering(rules.UNDERFLOW, Largest, _underflow, by_layer=("gradient",)),
-    remembering(rules.ACTIVATION, Outputs, _overflow),
+    remembering(rules.ACTIVATION, Outputs, _overflow, needs="forward"),
     remembering(rules.RANGE, Range, _range),
 )

@@ -46,7 +46,7 @@ def _each(
 
 
 DETECTORS = (
-    detector(rules.SMALL_BATCH, _small_batch),
-    detector(rules.NONFINITE, _nonfinite),
-    detector(rules.FROZEN, _frozen),
+    detector(rules.SMALL_BATCH, _small_batch, needs="forward"),
+    detector(rules.NONFINITE, _nonfinite, needs="forward"),
+    detector(rules.FROZEN, _frozen, needs="forward"),
 )

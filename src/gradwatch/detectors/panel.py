@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gradwatch.detectors.episodes import Episode, Episodes, advance
+from gradwatch.detectors.known import as_known
 from gradwatch.observations import Observation
 
 if TYPE_CHECKING:
@@ -30,12 +31,15 @@ class Watch:
 
     def update(self, record: Any) -> list[Finding]:
         """Take in one record."""
-        if self.detector.by_layer:
+        detector = self.detector
+        if detector.needs is not None and getattr(record, detector.needs) is None:
+            return []
+        if detector.by_layer:
             self._align(record.layers.names)
-        self.state, reading = self.detector.update(self.state, record, self.detector.limits)
+        self.state, reading = detector.update(self.state, record, detector.limits)
         if reading is None:
             return []
-        self.episodes, findings = advance(self.episodes, self.detector, reading, record)
+        self.episodes, findings = advance(self.episodes, detector, reading, record)
         return findings
 
     def _align(self, layers: tuple[str, ...]) -> None:
@@ -72,19 +76,21 @@ class Panel:
         self._watches: dict[tuple[str, int], Watch] = {}
         self._saved: dict[str, Any] = {}
         self._warned: set[str] = set()
-        self._readers: dict[type, list[Detector]] = {}
+        self._readers: dict[tuple[type, int], list[Watch]] = {}
 
     def observe(self, record: Any) -> list[Finding]:
         """Return what a record opens, updates and closes. A detector that fails is left out from then on."""
-        optimizer = record.optimizer if isinstance(record, Observation) else 0
+        optimizer = 0
+        if isinstance(record, Observation):
+            optimizer, record = record.optimizer, as_known(record)
         findings: list[Finding] = []
-        for detector in self._readers_of(type(record)):
+        for watch in self._readers_of(type(record), optimizer):
             try:
-                findings += self._watch(detector, optimizer).update(record)
+                findings += watch.update(record)
             except Exception as error:  # noqa: BLE001 - a rule, perhaps the user's own, must not end a training
-                self._detectors.remove(detector)
+                self._detectors.remove(watch.detector)
                 self._readers.clear()
-                code, kind = detector.rule.code, type(error).__name__
+                code, kind = watch.detector.rule.code, type(error).__name__
                 log.warning("gradwatch: the rule %s failed and is off from now on: %s: %s", code, kind, error)
         return findings
 
@@ -101,12 +107,15 @@ class Panel:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue from ``state_dict``; a rule that it does not know begins anew."""
         self._saved, self._watches = dict(saved), {}
+        self._readers.clear()
 
-    def _readers_of(self, kind: type) -> list[Detector]:
-        """Return the detectors that read records of a kind."""
-        if kind not in self._readers:
-            self._readers[kind] = [detector for detector in self._detectors if issubclass(kind, detector.reads)]
-        return self._readers[kind]
+    def _readers_of(self, kind: type, optimizer: int) -> list[Watch]:
+        """Return the detectors at work that read records of a kind."""
+        readers = self._readers.get((kind, optimizer))
+        if readers is None:
+            chosen = [detector for detector in self._detectors if issubclass(kind, detector.reads)]
+            readers = self._readers[kind, optimizer] = [self._watch(detector, optimizer) for detector in chosen]
+        return readers
 
     def _warn_once(self, message: str) -> None:
         if message not in self._warned:

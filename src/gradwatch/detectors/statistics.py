@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,35 +31,36 @@ def finite_or_nan(values: np.ndarray) -> np.ndarray:
 
 def finite_median(values: np.ndarray | Sequence[float]) -> float:
     """Return the median of what is finite, NaN if nothing is."""
-    return _median(_finite_list(values))
+    return _median(_sorted(known(np.array(values, dtype=float))))
 
 
 def spread(values: np.ndarray | Sequence[float]) -> float:
     """Return the robust standard deviation, 1.4826 · median |x - median|, of what is finite; NaN if nothing is."""
-    finite = _finite_list(values)
-    median = _median(finite)
-    return MAD_TO_STD * _median([abs(value - median) for value in finite])
+    finite = _sorted(known(np.array(values, dtype=float)))
+    with np.errstate(over="ignore"):
+        return MAD_TO_STD * _median(_sorted(np.abs(finite - _median(finite))))
 
 
 def noise_of(values: np.ndarray | Sequence[float]) -> float:
     """Return the robust standard deviation of a sequence about its own trend: that of its differences by sqrt(2)."""
-    finite = _finite_list(values)
-    return MAD_TO_STD / math.sqrt(2.0) * _median([abs(b - a) for a, b in pairwise(finite)])
+    finite = known(np.array(values, dtype=float))
+    with np.errstate(over="ignore"):
+        return MAD_TO_STD / math.sqrt(2.0) * _median(_sorted(np.abs(finite[1:] - finite[:-1])))
 
 
-def _median(finite: list[float]) -> float:
-    """By sorting: for the few hundred numbers of a window that takes a tenth of the time of ``numpy.median``."""
-    if not finite:
+def _sorted(finite: np.ndarray) -> np.ndarray:
+    """Sort in place: for the few hundred numbers of a window, median and all take a tenth of ``numpy.median``."""
+    finite.sort()
+    return finite
+
+
+def _median(ordered: np.ndarray) -> float:
+    if not ordered.size:
         return math.nan
-    ordered = sorted(finite)
-    middle, odd = divmod(len(ordered), 2)
-    return ordered[middle] if odd else 0.5 * ordered[middle - 1] + 0.5 * ordered[middle]  # the sum may overflow
-
-
-def _finite_list(values: np.ndarray | Sequence[float]) -> list[float]:
-    listed: list[float] = values.tolist() if isinstance(values, np.ndarray) else list(values)
-    # A sum is finite only if all of its terms are: the quick answer for what rules remember.
-    return listed if math.isfinite(sum(listed)) else list(filter(math.isfinite, listed))
+    middle, odd = divmod(ordered.size, 2)
+    if odd:
+        return float(ordered[middle])
+    return 0.5 * float(ordered[middle - 1]) + 0.5 * float(ordered[middle])  # the sum may overflow
 
 
 def remember(recent: Recent, value: float, count: int = WINDOWS) -> Recent:

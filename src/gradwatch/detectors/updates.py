@@ -10,7 +10,6 @@ import numpy as np
 from gradwatch.detectors.catalogue import updates as rules
 from gradwatch.detectors.detector import Limits, Reading, Sign, detector, ratio, remembering
 from gradwatch.detectors.rates import Schedule, at_work, followed
-from gradwatch.detectors.statistics import finite_or_nan
 
 if TYPE_CHECKING:
     from gradwatch.observations import Layers, Observation
@@ -41,10 +40,9 @@ def with_gradient(layers: Layers) -> np.ndarray:
 
 
 def _large(seen: Observation, limits: Limits) -> Reading:
-    layers = seen.layers
-    ratios = finite_or_nan(layers.update_ratio)
+    layers, ratios = seen.layers, seen.layers.update_ratio
     # A layer that began at zero has moved by all that it is: what counts is how far it is to a usual weight.
-    usual = np.minimum(1.0, finite_or_nan(layers.weight_norm) / usual_norm(layers.elements))
+    usual = np.minimum(1.0, layers.weight_norm / usual_norm(layers.elements))
     strength = ratio(ratios * usual, limits["ratio"])
     if seen.rows.skipped[-1:].any():
         strength = np.full(len(layers.names), np.nan)
@@ -61,7 +59,7 @@ class Least(NamedTuple):
 
 
 def _small(state: Least, seen: Observation, limits: Limits) -> tuple[Least, Reading]:
-    layers, ratios = seen.layers, finite_or_nan(seen.layers.update_ratio)
+    layers, ratios = seen.layers, seen.layers.update_ratio
     schedule = followed(state.schedule, seen.rows)
     largest = np.fmax(state.largest, ratios) if state.largest.size else ratios
     with np.errstate(divide="ignore"):
@@ -78,10 +76,13 @@ def _small(state: Least, seen: Observation, limits: Limits) -> tuple[Least, Read
 
 
 def _lost(state: Schedule, seen: Observation, limits: Limits) -> tuple[Schedule, Reading | None]:
-    layers, schedule = seen.layers, followed(state, seen.rows)
+    layers = seen.layers
+    if np.isnan(layers.unchanged).all():
+        return state, None  # weights of 32 bits and more
+    schedule = followed(state, seen.rows)
     if not at_work(seen, schedule):
         return schedule, None
-    strength = ratio(finite_or_nan(layers.unchanged), limits["share"])
+    strength = ratio(layers.unchanged, limits["share"])
 
     def explain(i: int) -> Sign:
         return Sign({"share": float(layers.unchanged[i]), "ratio": float(layers.update_ratio[i]), "lr": _rate(seen)})
@@ -95,8 +96,10 @@ class Fewest(NamedTuple):
     share: np.ndarray = np.zeros(0)
 
 
-def _epsilon(state: Fewest, seen: Observation, limits: Limits) -> tuple[Fewest, Reading]:
-    layers, shares = seen.layers, finite_or_nan(seen.layers.below_epsilon)
+def _epsilon(state: Fewest, seen: Observation, limits: Limits) -> tuple[Fewest, Reading | None]:
+    layers, shares = seen.layers, seen.layers.below_epsilon
+    if np.isnan(shares).all():
+        return state, None  # not Adam, or past the first records
     fewest = np.fmin(state.share, shares) if state.share.size else shares
     judged = np.isfinite(shares) & layers.is_weight & (with_gradient(layers) | (fewest < limits["share"]))
     strength = np.where(judged, ratio(fewest, limits["share"]), np.nan)
@@ -116,7 +119,7 @@ class Growth(NamedTuple):
 
 
 def _growth(state: Growth, seen: Observation, limits: Limits) -> tuple[Growth, Reading]:
-    layers, now = seen.layers, finite_or_nan(seen.layers.weight_norm)
+    layers, now = seen.layers, seen.layers.weight_norm
     start = np.where(np.isnan(state.start), now, state.start) if state.start.size else now
     before = state.recent if state.recent.size else np.full((HISTORY, len(now)), np.nan)
     base = np.maximum(start, usual_norm(layers.elements))
@@ -142,7 +145,7 @@ class Still(NamedTuple):
 
 def _frozen(state: Still, seen: Observation, _limits: Limits) -> tuple[Still, Reading]:
     layers, schedule = seen.layers, followed(state.schedule, seen.rows)
-    norm, gradient = finite_or_nan(layers.weight_norm), finite_or_nan(layers.grad_norm)
+    norm, gradient = layers.weight_norm, layers.grad_norm
     before = state.norm if state.norm.size else norm
     largest = np.fmax(state.gradient, gradient) if state.gradient.size else gradient
     still = (layers.update_ratio == 0) & ((norm == before) | np.isnan(before))

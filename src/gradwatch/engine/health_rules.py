@@ -10,7 +10,6 @@ import torch
 from gradwatch.capture.gradients import host_norms
 from gradwatch.detectors.panel import Panel
 from gradwatch.detectors.selection import select
-from gradwatch.detectors.statistics import finite_or_nan
 from gradwatch.engine.recording import spread
 from gradwatch.observations import FirstForward, Layers, Observation, Ranks, Rows, Setting, Validation
 
@@ -87,7 +86,7 @@ class HealthRules:
             optimizer=group.index,
             setting=self._setting(group),
             rows=rows_of(pending.rows),
-            layers=_as_known(layers, skipped=pending.step.skipped),
+            layers=_without_update(layers) if pending.step.skipped else layers,
             without_gradient=_without_gradient(pending),
             orphans=self._watched.orphans_with_gradient() if group.index == 0 else (),
             bad_batch=self._look.bad_batch(),
@@ -141,18 +140,19 @@ class HealthRules:
 
 
 def rows_of(rows: Sequence[StepRow]) -> Rows:
-    """Return the steps as columns; what is not known, or not finite, is NaN."""
+    """Return the steps as columns; what is not known is NaN."""
     columns = list(zip(*rows, strict=True)) or [()] * 10
     step, epoch, batch, loss, norm, coefficient, lr, scale, size, skipped = columns
+    floats = np.array([batch, loss, norm, coefficient, scale, size], dtype=float)  # None becomes NaN
     return Rows(
         step=np.array(step, dtype=np.int64),
         epoch=np.array(epoch, dtype=np.int64),
-        batch_idx=_floats(batch),
-        loss=_floats(loss),
-        grad_norm=_floats(norm),
-        coefficient=_floats(coefficient),
-        loss_scale=_floats(scale),
-        batch_size=_floats(size),
+        batch_idx=floats[0],
+        loss=floats[1],
+        grad_norm=floats[2],
+        coefficient=floats[3],
+        loss_scale=floats[4],
+        batch_size=floats[5],
         skipped=np.array(skipped, dtype=bool),
         lr=_rates(lr),
     )
@@ -160,8 +160,9 @@ def rows_of(rows: Sequence[StepRow]) -> Rows:
 
 def _rates(rows: Sequence[tuple[Any, ...]]) -> np.ndarray:
     """Return the rates, shape [rows, groups]; NaN for the groups that were not there yet."""
-    groups = max(map(len, rows), default=0)
-    if all(len(rates) == groups for rates in rows):
+    lengths = set(map(len, rows))
+    groups = max(lengths, default=0)
+    if len(lengths) <= 1:
         return _floats([rate for rates in rows for rate in rates]).reshape(len(rows), groups)
     return np.array([_floats([*rates, *[None] * (groups - len(rates))]) for rates in rows])
 
@@ -173,7 +174,7 @@ def _floats(values: Sequence[Any]) -> np.ndarray:
         floats = np.zeros(())
     if floats.ndim != 1:  # ... or a tensor of one element
         floats = np.array([_float(value) for value in values], dtype=float)
-    return finite_or_nan(floats)
+    return floats
 
 
 def _float(value: Any) -> float:
@@ -183,16 +184,10 @@ def _float(value: Any) -> float:
         return np.nan
 
 
-def _as_known(layers: Layers, *, skipped: bool) -> Layers:
-    """Return the layers with NaN for what is not finite; a step that did not happen has no update to judge."""
-    ratio = np.full(len(layers.names), np.nan) if skipped else finite_or_nan(layers.update_ratio)
-    unchanged = np.full(len(layers.names), np.nan) if skipped else layers.unchanged
-    return layers._replace(
-        grad_norm=finite_or_nan(layers.grad_norm),
-        weight_norm=finite_or_nan(layers.weight_norm),
-        update_ratio=ratio,
-        unchanged=unchanged,
-    )
+def _without_update(layers: Layers) -> Layers:
+    """Return the layers of a step that did not happen: there is no update to judge."""
+    nothing = np.full(len(layers.names), np.nan)
+    return layers._replace(update_ratio=nothing, unchanged=nothing)
 
 
 def _without_gradient(pending: PendingRecord) -> tuple[tuple[str, str], ...]:
