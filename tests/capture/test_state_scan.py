@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from gradwatch.capture.host_norms import screening_norms
 from gradwatch.capture.parameters import group_parameters
 from gradwatch.capture.state_scan import Birth, StateScanner
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BAD = [math.nan, math.inf, -math.inf]
 COUNTS = {math.inf: (0, 1, 0), -math.inf: (0, 0, 1)}
@@ -73,6 +77,43 @@ def test_optimizer_state(value: float) -> None:
     write(optimizer.state[module.layer.bias]["exp_avg_sq"], value, 2)
     assert kinds(scanner.scan()) == [("optimizer", "layer.bias.exp_avg_sq")]
     assert scanner.scan() == []
+
+
+def test_weights_that_were_measured_elsewhere_are_passed_over_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Model()
+    scanner = scanner_of(module)
+    scanner.baseline()
+    looked_at: list[int] = []
+
+    def count(tensors: list[Tensor]) -> np.ndarray:
+        looked_at.append(len(tensors))
+        return screening_norms(tensors)
+
+    monkeypatch.setattr("gradwatch.capture.state_scan.screening_norms", count)
+    scanner.found_finite(list(module.parameters()))
+    assert scanner.scan() == scanner.scan() == []
+    assert looked_at[1] - looked_at[0] == len(list(module.parameters()))
+
+
+def test_weights_that_were_written_to_since_are_looked_at() -> None:
+    module = Model()
+    scanner = scanner_of(module)
+    scanner.baseline()
+    scanner.found_finite(list(module.parameters()))
+    write(module.layer.weight, math.nan)
+    assert kinds(scanner.scan()) == [("parameter", "layer.weight")]
+
+
+def test_a_bad_weight_that_was_mended_may_be_born_again() -> None:
+    module = Model()
+    scanner = scanner_of(module)
+    scanner.baseline()
+    for _ in range(2):
+        write(module.layer.weight, math.nan)
+        assert kinds(scanner.scan()) == [("parameter", "layer.weight")]
+        write(module.layer.weight, 0.0)
+        scanner.found_finite(list(module.parameters()))
+        assert scanner.scan() == []
 
 
 def test_state_that_appears_bad_is_a_birth() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from gradwatch.numerics import exact_l2_norms, few_l2_norms, l2_norms, nonfinite_counts, total_norm
+from gradwatch.numerics import UNDERFLOW, exact_l2_norms, few_l2_norms, l2_norms, nonfinite_counts, total_norm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from gradwatch.capture.parameters import ParameterGroup
 
-# An fp32 norm below this may have lost elements whose squares underflow (1e-23 squared is below the smallest float).
-UNDERFLOW = 1e-15
 # Up to so many numbers Python adds up quicker than numpy (3 against 9 µs between the kernels of a step).
 SHORT = 32
 
@@ -98,18 +96,6 @@ def _look_closer(measured: Gradients) -> Gradients:
         return measured._replace(counts=counts)
     exact = exact_l2_norms(measured.tensors)
     return measured._replace(norms=exact.cpu().numpy(), total=float(total_norm(exact)), huge=True)
-
-
-def host_norms(tensors: Sequence[Tensor]) -> np.ndarray:
-    """Return the L2 norm of each tensor, float64, shape [n]; measured twice where squares over- or underflow."""
-    if not tensors:
-        return np.zeros(0)
-    norms = l2_norms(tensors).cpu().double().numpy()
-    doubtful = np.flatnonzero(~(np.isfinite(norms) & (norms >= UNDERFLOW)))
-    if doubtful.size:
-        norms = norms.copy()
-        norms[doubtful] = exact_l2_norms([tensors[int(i)] for i in doubtful]).cpu().numpy()
-    return norms
 
 
 def without_underflow(measured: Gradients, loss_scale: float | None = None) -> Gradients:

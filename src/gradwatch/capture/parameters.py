@@ -71,7 +71,10 @@ class ParameterGroup:
 
     def layer_rates(self) -> np.ndarray:
         """Return the learning rate of each layer, the largest of its parameters; NaN where none is a number."""
-        rate_of = {id(p): _number(part.get("lr")) for part in self.optimizer.param_groups for p in part["params"]}
+        parts = self.optimizer.param_groups
+        if len(parts) == 1:
+            return np.full(len(self.layers), _number(parts[0].get("lr")))
+        rate_of = {id(p): _number(part.get("lr")) for part in parts for p in part["params"]}
         rates = np.array([rate_of.get(id(parameter), np.nan) for parameter in self.parameters])
         largest = np.full(len(self.layers), np.nan)
         np.fmax.at(largest, self.layer_index, rates)
@@ -83,16 +86,25 @@ class ParameterGroup:
         return sums
 
     def layer_norms(self, norms: np.ndarray) -> np.ndarray:
-        """Join per-parameter L2 norms (shape [n]) into per-layer ones: sqrt of the sum of squares.
+        """Join the L2 norms of parameters, shape [..., n], into those of layers, shape [..., layers].
 
-        Dividing by the largest first keeps the squares of float64 gradients (1e300) from overflowing.
+        Each row by its own largest first: no square overflows (float64 gradients may be 1e300), and a quiet row does
+        not vanish beside a loud one.
         """
-        if not norms.size:
-            return np.zeros(len(self.layers))
-        finite = norms[np.isfinite(norms)]
-        scale = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
-        joined: np.ndarray = np.sqrt(self.layer_sums(np.square(norms / scale))) * scale
-        return joined
+        rows = norms.reshape(math.prod(norms.shape[:-1]), norms.shape[-1])
+        scale = largest_finite(rows, axis=1)[:, None]
+        scale[scale == 0] = 1.0
+        layers, count = len(self.layers), len(rows)
+        cells = self.layer_index + layers * np.arange(count)[:, None]
+        sums = np.bincount(cells.ravel(), weights=np.square(rows / scale).ravel(), minlength=count * layers)
+        joined: np.ndarray = np.sqrt(sums.reshape(count, layers)) * scale
+        return joined.reshape(*norms.shape[:-1], layers)
+
+
+def largest_finite(table: np.ndarray, axis: int) -> np.ndarray:
+    """Return the largest finite number along an axis, 0 where there is none; no number may be negative."""
+    largest: np.ndarray = np.max(table, axis=axis, where=np.isfinite(table), initial=0.0)
+    return largest
 
 
 def group_parameters(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from gradwatch.capture.parameters import largest_finite
+
 if TYPE_CHECKING:
     from gradwatch.capture.parameters import ParameterGroup
 
@@ -52,26 +54,10 @@ class Peaks:
     def _reduce(self) -> None:
         if not self._waiting:
             return
-        table = np.stack(self._waiting)
+        table = np.concatenate(self._waiting).reshape(len(self._waiting), -1)
         self._waiting = []
         assert self._group is not None  # noqa: S101 - add and take have set it
         self._largest = Largest(
-            np.maximum(self._largest.parameters, _largest_finite(table)),
-            np.maximum(self._largest.layers, _largest_finite(_layer_norms(self._group, table))),
+            np.maximum(self._largest.parameters, largest_finite(table, axis=0)),
+            np.maximum(self._largest.layers, largest_finite(self._group.layer_norms(table), axis=0)),
         )
-
-
-def _layer_norms(group: ParameterGroup, table: np.ndarray) -> np.ndarray:
-    """Join norms of parameters, shape [steps, n], into those of layers, shape [steps, layers]."""
-    scale = _largest_finite(table.T)[:, None]
-    scale[scale == 0] = 1.0  # each step at its own: no square overflows, and a quiet step does not vanish by a loud one
-    steps, layers = len(table), len(group.layers)
-    cells = group.layer_index + layers * np.arange(steps)[:, None]
-    sums = np.bincount(cells.ravel(), weights=np.square(table / scale).ravel(), minlength=steps * layers)
-    norms: np.ndarray = np.sqrt(sums.reshape(steps, layers)) * scale
-    return norms
-
-
-def _largest_finite(table: np.ndarray) -> np.ndarray:
-    largest: np.ndarray = np.max(table, axis=0, where=np.isfinite(table), initial=0.0)
-    return largest

@@ -8,16 +8,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import torch
-from torch import Tensor, nn
+import numpy as np
+from torch import Tensor
+from torch.nn.parameter import is_lazy
 
-from gradwatch.capture.buffers import buffer_slots
-from gradwatch.numerics import l2_norms, nonfinite_counts
+from gradwatch.capture.host_norms import screening_norms
+from gradwatch.numerics import nonfinite_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import torch
+    from torch import nn
 
     from gradwatch.capture.parameters import ParameterGroup
+
+# What torch's optimizers count their steps by, one for each parameter.
+STEPS = "step"
 
 Kind = Literal["parameter", "buffer", "optimizer"]
 Counts = tuple[int, int, int]
@@ -45,32 +52,39 @@ class StateScanner:
     def __init__(self, module: nn.Module, groups: Sequence[ParameterGroup]) -> None:
         self._module = module
         self._groups = groups
-        self._seen: dict[tuple[Kind, str], torch.Size] = {}
+        self._buffers: dict[str, torch.Size] = {}
         self._known: dict[tuple[Kind, str], Counts] = {}
+        self._finite: dict[int, int] = {}
 
     def baseline(self) -> list[Birth]:
         """Take what is non-finite now as given; return those with NaN or +inf, which no one puts there on purpose."""
-        found = self._scan(list(self._tensors()))
-        return [birth for birth in found if birth.counts[0] or birth.counts[1]]
+        return [birth for birth in self.scan() if birth.counts[0] or birth.counts[1]]
 
-    def scan(self, replaced: dict[str, Tensor] | None = None) -> list[Birth]:
+    def scan(self, replaced: Mapping[str, Tensor] | None = None) -> list[Birth]:
         """Return what has become non-finite since the last look; one transfer to the host when all is well.
 
         Args:
             replaced: buffers to look at instead of the module's own, by name: their values before a bad batch,
                 whose own traces in running statistics must not be taken for their cause.
         """
-        tensors = [
-            entry._replace(tensor=replaced[entry.name])
-            if replaced and entry.kind == "buffer" and entry.name in replaced
-            else entry
-            for entry in self._tensors()
-        ]
-        return self._scan(tensors)
+        parameters, buffers = self._of_module(replaced or {})
+        entries = [*parameters, *buffers, *_optimizer_state(self._groups)]
+        # A finite norm proves finite elements, and costs less than asking each of them.
+        finite = np.isfinite(screening_norms([entry.tensor for entry in entries]))
+        births = [] if finite.all() and not self._known else self._judged(entries, finite.tolist())
+        self._buffers = {entry.name: entry.tensor.shape for entry in buffers}
+        return births
+
+    def found_finite(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Take note of weights that were measured elsewhere: the next scan looks at those written to meanwhile alone.
+
+        A write through ``parameter.data`` is not noticed: the scan after the next one has it.
+        """
+        self._finite |= {id(p): p._version for p in parameters if not p.is_inference()}  # noqa: SLF001 - no public one
 
     def remember(self, other: StateScanner) -> None:
         """Take over what another scanner of the same module has seen."""
-        self._seen, self._known = dict(other._seen), dict(other._known)
+        self._buffers, self._known = dict(other._buffers), dict(other._known)
 
     def persisting(self, births: Sequence[Birth]) -> list[Birth]:
         """Return the weights known to hold NaN or +inf that are not among ``births``: they spoil every step."""
@@ -81,27 +95,30 @@ class StateScanner:
             if kind == "parameter" and name not in named and (counts[0] or counts[1])
         ]
 
-    def _tensors(self) -> Iterator[StateTensor]:
-        for name, parameter in self._module.named_parameters():
-            if not nn.parameter.is_lazy(parameter):
-                yield StateTensor("parameter", name, parameter.detach())
-        for slot in buffer_slots(self._module):
-            if slot.tensor is not None and not nn.parameter.is_lazy(slot.tensor):
-                yield StateTensor("buffer", slot.name, slot.tensor)
-        for group in self._groups:
-            yield from _optimizer_state(group)
+    def _of_module(self, replaced: Mapping[str, Tensor]) -> tuple[list[StateTensor], list[StateTensor]]:
+        """Return the parameters and buffers to look at, each tensor once, by its first name."""
+        known_bad = any(kind == "parameter" for kind, _ in self._known)
+        finite, self._finite = {} if known_bad else self._finite, {}
+        parameters, buffers = [], []
+        seen: set[int] = set()
+        for prefix, owner in self._module.named_modules():
+            dot = f"{prefix}." if prefix else ""
+            for key, parameter in owner._parameters.items():  # noqa: SLF001 - one walk for both kinds, at every log step
+                if parameter is None or id(parameter) in seen or _is_known(parameter, finite):
+                    continue
+                seen.add(id(parameter))
+                if _can_be_nonfinite(parameter):
+                    parameters.append(StateTensor("parameter", f"{dot}{key}", parameter.detach()))
+            for key, buffer in owner._buffers.items():  # noqa: SLF001 - as above
+                if buffer is None or id(buffer) in seen:
+                    continue
+                seen.add(id(buffer))
+                if _can_be_nonfinite(buffer):
+                    buffers.append(StateTensor("buffer", f"{dot}{key}", replaced.get(f"{dot}{key}", buffer)))
+        return parameters, buffers
 
-    def _scan(self, entries: list[StateTensor]) -> list[Birth]:
-        entries = [entry for entry in entries if _can_be_nonfinite(entry.tensor)]
-        if not entries:
-            return []
-        # A finite norm proves finite elements, and costs less than asking each of them.
-        finite = l2_norms([entry.tensor for entry in entries]).isfinite().tolist()
-        births = [
-            birth for entry, good in zip(entries, finite, strict=True) if (birth := self._judge(entry, good=good))
-        ]
-        self._seen = {(entry.kind, entry.name): entry.tensor.shape for entry in entries}
-        return births
+    def _judged(self, entries: Sequence[StateTensor], finite: Sequence[bool]) -> list[Birth]:
+        return [birth for entry, good in zip(entries, finite, strict=True) if (birth := self._judge(entry, good=good))]
 
     def _judge(self, entry: StateTensor, *, good: bool) -> Birth | None:
         key = (entry.kind, entry.name)
@@ -111,23 +128,30 @@ class StateScanner:
             return None
         counts = (nan, posinf, neginf)
         self._known[key] = counts
-        new = self._seen.get(key) != entry.tensor.shape
+        new = self._buffers.get(entry.name) != entry.tensor.shape
         if entry.kind == "buffer" and not (nan or posinf) and (new or before[2]):
             return None  # -inf alone, in a new buffer or beside others: a mask, made in a forward or grown
         grown = any(now > then for now, then in zip(counts, before, strict=True))
         return Birth(entry.kind, entry.name, counts) if grown else None
 
 
-def _optimizer_state(group: ParameterGroup) -> Iterator[StateTensor]:
-    for name, parameter in zip(group.names, group.parameters, strict=True):
-        state = group.optimizer.state.get(parameter)
-        for key, value in (state or {}).items():
-            yield from _state_tensors(f"{name}.{key}", value)
+def _is_known(parameter: nn.Parameter, finite: Mapping[int, int]) -> bool:
+    return id(parameter) in finite and finite[id(parameter)] == parameter._version  # noqa: SLF001 - no public one
+
+
+def _optimizer_state(groups: Sequence[ParameterGroup]) -> Iterator[StateTensor]:
+    for group in groups:
+        states = group.optimizer.state
+        for name, parameter in zip(group.names, group.parameters, strict=True):
+            for key, value in (states.get(parameter) or {}).items():
+                if key != STEPS:
+                    yield from _state_tensors(f"{name}.{key}", value)
 
 
 def _state_tensors(name: str, value: Any) -> Iterator[StateTensor]:
     if isinstance(value, Tensor):
-        yield StateTensor("optimizer", name, value)
+        if _can_be_nonfinite(value):
+            yield StateTensor("optimizer", name, value)
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             yield from _state_tensors(f"{name}[{i}]", item)
@@ -137,4 +161,5 @@ def _state_tensors(name: str, value: Any) -> Iterator[StateTensor]:
 
 
 def _can_be_nonfinite(tensor: Tensor) -> bool:
-    return (tensor.is_floating_point() or tensor.is_complex()) and tensor.device != torch.device("meta")
+    dtype = tensor.dtype
+    return (dtype.is_floating_point or dtype.is_complex) and not tensor.is_meta and not is_lazy(tensor)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from gradwatch.capture.gradients import host_norms
+from gradwatch.capture.host_norms import host_norms
 from gradwatch.capture.sampling import joined, layer_shares, sampled
 
 if TYPE_CHECKING:
@@ -20,45 +20,40 @@ if TYPE_CHECKING:
 NARROW = (torch.bfloat16, torch.float16)
 
 
-class WeightsBefore(NamedTuple):
-    """The weights before a step: a copy of each parameter, and their L2 norms (shape [n], float64)."""
-
-    copies: list[Tensor]
-    norms: np.ndarray
-
-
 class Updates(NamedTuple):
     """What a step did to the weights of each layer.
 
-    Both have shape [layers]. ``ratios`` are ‖w_after - w_before‖ / ‖w_before‖, NaN where the weights were all zero.
-    ``unchanged`` is the share of elements with a nonzero gradient that came out as they were: of weights in bfloat16
-    and float16 only, NaN elsewhere and where the gradients are gone.
+    All have shape [layers]. ``norms`` are those of the weights before the step, ``ratios``
+    ‖w_after - w_before‖ / ‖w_before‖, NaN where the weights were all zero. ``unchanged`` is the share of elements with
+    a nonzero gradient that came out as they were: of weights in bfloat16 and float16 only, NaN elsewhere and where the
+    gradients are gone.
     """
 
+    norms: np.ndarray
     ratios: np.ndarray
     unchanged: np.ndarray
 
 
-def weights_before(group: ParameterGroup) -> WeightsBefore:
+def weights_before(group: ParameterGroup) -> list[Tensor]:
     """Copy the weights of one optimizer: this costs the size of the weights until the step is over."""
     with torch.no_grad():
-        copies = [parameter.detach().clone() for parameter in group.parameters]
-    return WeightsBefore(copies, host_norms(copies))
+        return [parameter.detach().clone() for parameter in group.parameters]
 
 
-def layer_updates(group: ParameterGroup, before: WeightsBefore) -> Updates:
-    """Return ‖w_after - w_before‖ / ‖w_before‖ of each layer, and what of narrow weights the step left unchanged.
+def layer_updates(group: ParameterGroup, before: list[Tensor]) -> Updates:
+    """Return the weight norms, ‖w_after - w_before‖ / ‖w_before‖, and what of narrow weights the step left unchanged.
 
     Uses up the copies: they become the differences, which needs no further memory. Neighbours in any floating-point
     format differ by a number of that format (Sterbenz 1974), so half precision loses nothing that matters here.
     """
-    if before.copies:
+    weights = host_norms(before)
+    if before:
         with torch.no_grad():
-            torch._foreach_sub_(before.copies, [parameter.detach() for parameter in group.parameters])
-    changes = group.layer_norms(host_norms(before.copies))
-    weights = group.layer_norms(before.norms)
-    ratios = np.divide(changes, weights, out=np.full(len(weights), np.nan), where=weights > 0)
-    return Updates(ratios, _unchanged(group, before.copies))
+            torch._foreach_sub_(before, [parameter.detach() for parameter in group.parameters])
+    changes = host_norms(before)
+    norms, moved = group.layer_norms(np.stack((weights, changes)))
+    ratios = np.divide(moved, norms, out=np.full(len(norms), np.nan), where=norms > 0)
+    return Updates(norms, ratios, _unchanged(group, before))
 
 
 @torch.no_grad()

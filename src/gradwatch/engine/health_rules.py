@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from gradwatch.capture.gradients import host_norms
+from gradwatch.capture.host_norms import host_norms
 from gradwatch.detectors.panel import Panel
 from gradwatch.detectors.selection import select
 from gradwatch.engine.recording import spread
@@ -57,6 +57,7 @@ class HealthRules:
         self._context, self._watched, self._look, self._reporter = context, watched, look, reporter
         self._max_norm = max_norm
         self._ranks: dict[int, Ranks] = {}
+        self._settings: dict[int, tuple[ParameterGroup, Setting]] = {}
 
     def read(self, record: Any) -> None:
         """Show the rules a record, and report what they find."""
@@ -127,6 +128,14 @@ class HealthRules:
         self._panel.load_state_dict(saved)
 
     def _setting(self, group: ParameterGroup) -> Setting:
+        """Return what stays as it is while the group does; when an optimizer joins, all groups are made anew."""
+        read, setting = self._settings.get(group.index, (None, None))
+        if read is not group or setting is None:
+            setting = self._setting_of(group)
+            self._settings[group.index] = group, setting
+        return setting
+
+    def _setting_of(self, group: ParameterGroup) -> Setting:
         device = group.parameters[0].device if group.parameters else torch.device("cpu")
         return Setting(
             optimizers=len(self._watched.groups),

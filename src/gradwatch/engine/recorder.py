@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import Tensor
 
 from gradwatch.capture.history import Source, StepRow
@@ -113,6 +114,8 @@ class Recorder:
         pending = self._pending.pop(optimizer)
         header = self._header(pending.step.position)
         layers = pending.measure(at_start=self._rules.at_start)
+        if np.isfinite(layers.weight_norm).all() and np.isfinite(layers.update_ratio).all():
+            self._watched.scanner.found_finite(pending.step.group.parameters)
         self._reporter.write(pending.record(header, layers))
         self._rules.read_step(pending, layers, header)
 

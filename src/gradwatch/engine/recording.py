@@ -15,11 +15,13 @@ from gradwatch.capture.optimizer_state import below_epsilon
 from gradwatch.capture.peaks import Largest
 from gradwatch.capture.scaling import unscales_itself
 from gradwatch.capture.underflow import subnormal
-from gradwatch.capture.updates import WeightsBefore, layer_updates, weights_before
+from gradwatch.capture.updates import layer_updates, weights_before
 from gradwatch.observations import Layers
 from gradwatch.records import ClipState, LayerNorms, StepRecord
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from gradwatch.capture.gradients import Gradients
     from gradwatch.capture.history import History, StepRow
     from gradwatch.capture.parameters import ParameterGroup
@@ -60,17 +62,18 @@ class Totals(NamedTuple):
 class PendingRecord:
     """What is known of a step before its optimizer has acted.
 
-    ``rows`` are all steps since the last record, ``largest`` the largest norms at any of them,
-    ``subnormal`` the share of each layer's gradient that fp16 holds as subnormal numbers (NaN in other formats).
+    ``max_norm`` is the limit of the clip rule, ``weights`` are copies of the weights. ``rows`` are all steps since the
+    last record, ``largest`` the largest norms at any of them. ``subnormal`` is the share of each layer's gradient that
+    fp16 holds as subnormal numbers (NaN in other formats).
     """
 
     step: TakenStep
-    clip: ClipState
+    max_norm: float | None
     loss: float | None
     window: Window
     totals: Totals
     lr: list[float]
-    weights: WeightsBefore
+    weights: list[Tensor]
     rows: list[StepRow]
     largest: Largest
     subnormal: np.ndarray
@@ -81,15 +84,14 @@ class PendingRecord:
         ``at_start``: at the first log steps, optimizer state is looked at as well.
         """
         group, gradients = self.step.group, self.step.gradients
-        with_gradient = np.bincount(group.layer_index[gradients.positions], minlength=len(group.layers)) > 0
         updates = layer_updates(group, self.weights)
         return Layers(
             names=tuple(group.layers),
             elements=group.elements,
             is_weight=group.is_weight,
-            grad_norm=np.where(with_gradient, group.layer_norms(spread(group, gradients)), np.nan),
+            grad_norm=np.where(has_gradient(group, gradients), group.layer_norms(spread(group, gradients)), np.nan),
             grad_norm_max=self.largest.layers,
-            weight_norm=group.layer_norms(self.weights.norms),
+            weight_norm=updates.norms,
             update_ratio=updates.ratios,
             lr=group.layer_rates(),
             unchanged=updates.unchanged,
@@ -99,21 +101,29 @@ class PendingRecord:
 
     def record(self, header: dict[str, Any], layers: Layers) -> StepRecord:
         """Return the record of the step with the layers that ``measure`` has returned."""
-        step = self.step
+        step, coefficient = self.step, self.step.coefficient
+        with_gradient = has_gradient(step.group, step.gradients)
+        clip = ClipState(
+            max_norm=self.max_norm,
+            coefficient=coefficient,
+            clipped=coefficient < 1.0,
+            rate=self.totals.clip_rate,
+            largest_layer=_largest(layers, with_gradient) if step.gradients.norms.size else None,
+        )
         return StepRecord(
             **header,
             optimizer=step.group.index,
             log_step=step.position.log_step,
             loss=self.loss,
             grad_norm=step.gradients.total if step.gradients.norms.size else None,
-            clip=self.clip,
+            clip=clip,
             lr=self.lr[0] if self.lr else None,
             lr_groups=self.lr,
             loss_scale=step.loss_scale,
             skipped_steps=self.totals.skipped_steps,
             nonfinite_steps=self.totals.nonfinite_steps,
             window=self.window,
-            layers=self._layer_norms(layers),
+            layers=self._layer_norms(layers, with_gradient),
         )
 
     def instead_of(self, begun: PendingRecord) -> PendingRecord:
@@ -130,14 +140,11 @@ class PendingRecord:
         """Return the record with the clipping that was measured instead of computed."""
         before = self.step.gradients.total
         coefficient = total / before if before > 0 else 1.0
-        clip = dataclasses.replace(self.clip, coefficient=coefficient, clipped=coefficient < 1.0)
-        return dataclasses.replace(self, clip=clip)
+        return dataclasses.replace(self, step=self.step._replace(coefficient=coefficient))
 
-    def _layer_norms(self, layers: Layers) -> dict[str, LayerNorms]:
-        group, gradients = self.step.group, self.step.gradients
-        with_gradient = np.bincount(group.layer_index[gradients.positions], minlength=len(group.layers)) > 0
+    def _layer_norms(self, layers: Layers, with_gradient: np.ndarray) -> dict[str, LayerNorms]:
         measured = (layers.grad_norm, layers.weight_norm, layers.update_ratio, layers.grad_norm_max)
-        columns = (*measured, nonfinite_by_layer(group, gradients))
+        columns = (*measured, nonfinite_by_layer(self.step.group, self.step.gradients))
         rows = zip(layers.names, with_gradient.tolist(), *(column.tolist() for column in columns), strict=True)
         return {
             name: LayerNorms(
@@ -158,17 +165,10 @@ def begin_record(
     group = step.group
     still_scaled = unscales_itself(group.optimizer)
     exact = without_underflow(step.gradients, step.loss_scale if still_scaled else None)
-    clip = ClipState(
-        max_norm=max_norm,
-        coefficient=step.coefficient,
-        clipped=step.coefficient < 1.0,
-        rate=totals.clip_rate,
-        largest_layer=largest_layer(group, exact),
-    )
     return PendingRecord(
         # The gradients themselves are the optimizer's now.
         step=step._replace(gradients=exact._replace(tensors=[])),
-        clip=clip,
+        max_norm=max_norm,
         loss=loss,
         window=history.close_window(),
         totals=totals,
@@ -191,6 +191,14 @@ def spread(group: ParameterGroup, gradients: Gradients) -> np.ndarray:
     return norms
 
 
+def has_gradient(group: ParameterGroup, gradients: Gradients) -> np.ndarray:
+    """Return which layers have a gradient, bool, shape [layers]."""
+    if len(gradients.positions) == len(group.parameters):
+        return np.ones(len(group.layers), dtype=bool)
+    present: np.ndarray = np.bincount(group.layer_index[gradients.positions], minlength=len(group.layers)) > 0
+    return present
+
+
 def nonfinite_by_layer(group: ParameterGroup, gradients: Gradients) -> np.ndarray:
     """Return how many gradient elements of each layer are NaN or inf, shape [layers]."""
     if gradients.counts is None:
@@ -206,3 +214,7 @@ def largest_layer(group: ParameterGroup, gradients: Gradients) -> str | None:
         return None
     norms = group.layer_norms(spread(group, gradients))
     return group.layers[int(np.argmax(norms))]
+
+
+def _largest(layers: Layers, with_gradient: np.ndarray) -> str:
+    return layers.names[int(np.argmax(np.where(with_gradient, layers.grad_norm, 0.0)))]

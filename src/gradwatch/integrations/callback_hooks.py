@@ -273,8 +273,9 @@ class MonitorHooks:
 
     def _publish(self, trainer: Any) -> None:
         """Offer the ``health/*`` values to ``ModelCheckpoint(monitor=...)`` and ``EarlyStopping``."""
-        store = callback_metrics(trainer)
-        store.update({tag: torch.tensor(float(value)) for tag, value in self._engine.health().items()})
+        health = self._engine.health()
+        values = torch.tensor([float(value) for value in health.values()]).unbind()
+        callback_metrics(trainer).update(zip(health, values, strict=True))
 
     def _pass_on_stop(self, trainer: Any) -> None:
         if self._engine.stop_requested and not trainer.fast_dev_run:

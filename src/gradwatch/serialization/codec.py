@@ -58,17 +58,39 @@ def to_dict(event: Event) -> dict[str, Any]:
 def to_json_line(event: Event) -> str:
     r"""Return ``event`` as one line of ASCII JSON that ends in ``\n``."""
     if isinstance(event, StepRecord):
-        layers = _layers_json(event.layers)
-        if layers is not None:
-            rest = {name: _plain(getattr(event, name)) for name in _field_names(StepRecord) if name != "layers"}
-            head = json.dumps({"schema_version": SCHEMA_VERSION, "type": event.type, **rest}, allow_nan=False)
-            return f'{head[:-1]}, "layers": {layers}}}\n'
+        line = _step_line(event)
+        if line is not None:
+            return line
     return json.dumps(to_dict(event), allow_nan=False) + "\n"
+
+
+def _step_line(record: StepRecord) -> str | None:
+    """Return the line of a step, by the way that suits nearly all of them; None if a value is not finite."""
+    layers = _layers_json(record.layers)
+    if layers is None:
+        return None
+    head = {"schema_version": SCHEMA_VERSION, "type": record.type}
+    head |= {name: getattr(record, name) for name in _HEAD}
+    head["clip"], head["window"] = _flat(record.clip), _flat(record.window)
+    try:
+        return f'{_ENCODER.encode(head)[:-1]}, "layers": {layers}}}\n'
+    except (TypeError, ValueError):  # a number that JSON cannot express, or that is none of Python's
+        return None
+
+
+def _flat(record: Any) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in _field_names(type(record))}
+
+
+_ENCODER = json.JSONEncoder(allow_nan=False)
 
 
 @cache
 def _field_names(cls: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(cls))
+
+
+_HEAD = tuple(name for name in _field_names(StepRecord) if name != "layers")
 
 
 def _is_record(value: object) -> bool:
