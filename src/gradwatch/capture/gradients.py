@@ -100,9 +100,9 @@ def _look_closer(measured: Gradients) -> Gradients:
 
 def without_underflow(measured: Gradients, loss_scale: float | None = None) -> Gradients:
     """Return ``measured`` with norms too small for float32 squares measured again in float64 (log steps only)."""
-    small = np.flatnonzero(measured.norms < UNDERFLOW) if measured.finite else np.zeros(0, dtype=np.intp)
-    if not small.size:
+    if not (measured.finite and measured.norms.size and measured.norms.min() < UNDERFLOW):
         return measured
+    small = np.flatnonzero(measured.norms < UNDERFLOW)
     norms = measured.norms.copy()
     norms[small] = exact_l2_norms([measured.tensors[i] for i in small]).cpu().numpy() / (loss_scale or 1.0)
     return measured._replace(norms=norms, total=math.hypot(*norms))  # hypot: these squares may vanish in float64 too

@@ -31,8 +31,9 @@ def screening_norms(tensors: Sequence[Tensor]) -> np.ndarray:
 def host_norms(tensors: Sequence[Tensor]) -> np.ndarray:
     """Return the L2 norm of each tensor, float64, shape [n]; measured twice where squares over- or underflow."""
     norms = screening_norms(tensors)
+    if not norms.size or (norms.min() >= UNDERFLOW and norms.max() < np.inf):
+        return norms  # nearly always; NaN compares as false
     doubtful = np.flatnonzero(~(np.isfinite(norms) & (norms >= UNDERFLOW)))
-    if doubtful.size:
-        norms = norms.copy()
-        norms[doubtful] = exact_l2_norms([tensors[int(i)] for i in doubtful]).cpu().numpy()
+    norms = norms.copy()
+    norms[doubtful] = exact_l2_norms([tensors[int(i)] for i in doubtful]).cpu().numpy()
     return norms

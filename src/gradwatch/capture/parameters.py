@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ROOT_LAYER = "(root)"
 MATRIX = 2  # dimensions
+# The largest of some norms between these: neither its square nor a sum of such squares overflows or vanishes.
+SQUARES = 1e-130, 1e130
 
 
 def layer_of(parameter_name: str, granularity: str) -> str:
@@ -55,9 +57,14 @@ class ParameterGroup:
     positions: np.ndarray = field(init=False)
     elements: np.ndarray = field(init=False)
     is_weight: np.ndarray = field(init=False)
+    _order: np.ndarray | None = field(init=False)
+    _starts: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.positions = np.arange(len(self.parameters))
+        order = np.argsort(self.layer_index, kind="stable")
+        self._order = None if (order == self.positions).all() else order
+        self._starts = np.searchsorted(self.layer_index[order], np.arange(len(self.layers)))
         shapes = [_shape_of(parameter) for parameter in self.parameters]
         self.elements = self.layer_sums(np.array([math.prod(shape) for shape in shapes]))
         self.is_weight = self.layer_sums(np.array([len(shape) >= MATRIX for shape in shapes])) > 0
@@ -88,17 +95,19 @@ class ParameterGroup:
     def layer_norms(self, norms: np.ndarray) -> np.ndarray:
         """Join the L2 norms of parameters, shape [..., n], into those of layers, shape [..., layers].
 
-        Each row by its own largest first: no square overflows (float64 gradients may be 1e300), and a quiet row does
-        not vanish beside a loud one.
+        Where squares might overflow (float64 gradients may be 1e300) or vanish, each row goes by its own largest.
         """
-        rows = norms.reshape(math.prod(norms.shape[:-1]), norms.shape[-1])
-        scale = largest_finite(rows, axis=1)[:, None]
+        rows = norms if self._order is None else norms[..., self._order]
+        if norms.size and SQUARES[0] < norms.max() < SQUARES[1]:
+            return self._root_of_sums(rows)
+        scale = largest_finite(rows, axis=-1)[..., None]
         scale[scale == 0] = 1.0
-        layers, count = len(self.layers), len(rows)
-        cells = self.layer_index + layers * np.arange(count)[:, None]
-        sums = np.bincount(cells.ravel(), weights=np.square(rows / scale).ravel(), minlength=count * layers)
-        joined: np.ndarray = np.sqrt(sums.reshape(count, layers)) * scale
-        return joined.reshape(*norms.shape[:-1], layers)
+        joined: np.ndarray = self._root_of_sums(rows / scale) * scale
+        return joined
+
+    def _root_of_sums(self, rows: np.ndarray) -> np.ndarray:
+        joined: np.ndarray = np.sqrt(np.add.reduceat(np.square(rows), self._starts, axis=-1))
+        return joined
 
 
 def largest_finite(table: np.ndarray, axis: int) -> np.ndarray:

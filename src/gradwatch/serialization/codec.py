@@ -79,7 +79,7 @@ def _step_line(record: StepRecord) -> str | None:
 
 
 def _flat(record: Any) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in _field_names(type(record))}
+    return {name: getattr(record, name) for name in _field_names(record.__class__)}
 
 
 _ENCODER = json.JSONEncoder(allow_nan=False)
