@@ -155,9 +155,10 @@ class Journal:
     def _telling_steps(self, real: Callable[[FlightRecorder], None]) -> Callable[[FlightRecorder], None]:
         @functools.wraps(real)
         def wrapped(flight: FlightRecorder) -> None:
-            waiting = list(flight._waiting)
+            histories = flight._watched.histories
+            rows = [row for i, times in flight._waiting.items() for row in list(histories[i].rows)[-len(times) :]]
             real(flight)
-            for _, _, row, _, _ in waiting:
+            for row in rows:
                 self.tell(STEP, ROW.pack(row.step, float("nan") if row.loss is None else row.loss, row.grad_norm))
 
         return wrapped

@@ -66,7 +66,7 @@ def dead_run(folder: Path) -> Told:
     columns = Columns(["a", "b", "c"], ["body", "norm", "head"], [0, 1, 2])
     ring = Ring(folder / "last_steps.bin", Header("run-a", 0, 1, [columns]), [[]])
     for step in range(200):
-        ring.write(0, Row(1.0, step, 0, 0, 0.5, 2.0 + step, 1.0, 0.1, None, False, [1.0, 2.0, 3.0]))
+        ring.write(0, [Row(1.0, step, 0, 0, 0.5, 2.0 + step, 1.0, 0.1, None, False, [1.0, 2.0, 3.0])])
         told.steps.append((step, 0.5, 2.0 + step))
     return told
 

@@ -543,7 +543,7 @@ def ring(log: Path, steps: int, run_id: str = "run-a") -> Path:
     path = ring_of(log)
     written = Ring(path, Header(run_id, 0, 1, [Columns(["block.0.weight"], ["block.0"], [0])]), [[]])
     for step in range(steps):
-        written.write(0, Row(100.0, step, 0, step, 0.5, 2.0, 1.0, 0.1, None, False, [3.0]))
+        written.write(0, [Row(100.0, step, 0, step, 0.5, 2.0, 1.0, 0.1, None, False, [3.0])])
     written.close()
     return path
 

@@ -35,7 +35,7 @@ def ring(path: Path, rows: list[Row], columns: Columns = COLUMNS) -> Path:
     file = path / "last_steps.bin"
     made = Ring(file, Header("run-a", 0, 1, [columns]), [[]])
     for entry in rows:
-        made.write(0, entry)
+        made.write(0, [entry])
     made.close()
     return file
 
@@ -127,7 +127,7 @@ def test_any_rows_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, ro
 def test_optimizers_that_have_not_stepped_have_no_record(tmp_path: Path) -> None:
     file = tmp_path / "last_steps.bin"
     made = Ring(file, Header("run-a", 3, 1, [COLUMNS] * 3), [[], [], []])
-    made.write(1, row(5))
+    made.write(1, [row(5)])
     [found] = load_ring(file)
     assert (found.optimizer, found.rank, found.steps) == (1, 3, [5])
 

@@ -13,7 +13,7 @@ import pytest
 
 from gradwatch.serialization import load_ring
 from gradwatch.serialization.ring_layout import MAX_PARAMETERS, SLOTS, Columns, Header, Row
-from gradwatch.sinks.ring import TIMED_ROWS, Ring, TooSlowError
+from gradwatch.sinks.ring import TIMED_CALLS, Ring, TooSlowError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def test_the_file_has_its_final_size_from_the_start(tmp_path: Path) -> None:
     size = made.path.stat().st_size
     assert made.path.stat().st_blocks * 512 >= size  # written, no hole that a full disk could not fill
     for step in range(200):
-        made.write(step % 2, row(step))
+        made.write(step % 2, [row(step)])
     assert made.path.stat().st_size == size
     assert [path.name for path in tmp_path.iterdir()] == ["last_steps.bin"]
 
@@ -55,21 +55,44 @@ def test_a_row_is_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(os, "pwrite", counted)
     for step in range(SLOTS + 1):
-        made.write(1, row(step))
+        made.write(1, [row(step)])
     assert len(calls) == SLOTS + 1
     assert calls[0] == calls[-1]
 
 
+@pytest.mark.parametrize(("before", "count"), [(0, 1), (3, 10), (60, 4), (60, 5), (60, 20), (64, SLOTS)])
+def test_rows_together_are_one_call_or_two_where_the_ring_closes(
+    before: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, alone = begun(tmp_path), Ring(tmp_path / "alone.bin", HEADER, [[], []])
+    for step in range(before):
+        together.write(1, [row(step)])
+        alone.write(1, [row(step)])
+    for step in range(before, before + count):
+        alone.write(1, [row(step)])
+    places: list[int] = []
+    real = os.pwrite
+
+    def counted(descriptor: int, data: bytes, place: int) -> int:
+        places.append(place)
+        return real(descriptor, data, place)
+
+    monkeypatch.setattr(os, "pwrite", counted)
+    together.write(1, [row(step) for step in range(before, before + count)])
+    assert together.path.read_bytes() == alone.path.read_bytes()
+    assert len(places) == 1 + ((before + 1) % SLOTS + count > SLOTS)
+
+
 def test_norms_may_be_an_array(tmp_path: Path) -> None:
     made = begun(tmp_path)
-    made.write(0, row(0)._replace(norms=np.array([6.0, 8.0])))  # type: ignore[arg-type]
+    made.write(0, [row(0)._replace(norms=np.array([6.0, 8.0]))])  # type: ignore[arg-type]
     assert load_ring(made.path)[0].layers == {"layer": [10.0]}
 
 
 def test_a_ring_that_is_begun_anew_keeps_the_rows_it_is_given(tmp_path: Path) -> None:
-    begun(tmp_path).write(0, row(99))
+    begun(tmp_path).write(0, [row(99)])
     again = Ring(tmp_path / "last_steps.bin", HEADER, [[row(1), row(2)], [row(3)]])
-    again.write(0, row(4))
+    again.write(0, [row(4)])
     assert [found.steps for found in load_ring(again.path)] == [[1, 2, 4], [3]]
 
 
@@ -111,27 +134,27 @@ def test_slow_writes_are_noticed_once_the_first_rows_are_known(tmp_path: Path, m
     made = begun(tmp_path)
     clock = iter(range(10_000))
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock) * 250e-6)
-    for step in range(TIMED_ROWS - 1):
-        made.write(0, row(step))
+    for step in range(TIMED_CALLS - 1):
+        made.write(0, [row(step)])
     with pytest.raises(TooSlowError, match="writing a step takes 250 µs here"):
-        made.write(0, row(TIMED_ROWS))
+        made.write(0, [row(TIMED_CALLS)])
 
 
 def test_a_few_rows_that_wait_for_their_turn_say_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = begun(tmp_path)
-    lasting = [1.0 if number % 5 == 0 else 1e-5 for number in range(TIMED_ROWS)]
+    lasting = [1.0 if number % 5 == 0 else 1e-5 for number in range(TIMED_CALLS)]
     times = iter([moment for start, seconds in enumerate(lasting) for moment in (10.0 * start, 10.0 * start + seconds)])
     monkeypatch.setattr(time, "perf_counter", lambda: next(times))
-    for step in range(TIMED_ROWS):
-        made.write(0, row(step))
+    for step in range(TIMED_CALLS):
+        made.write(0, [row(step)])
 
 
 def test_quick_writes_are_timed_for_a_while_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = begun(tmp_path)
-    clock = iter(range(2 * TIMED_ROWS))
+    clock = iter(range(2 * TIMED_CALLS))
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock) * 150e-6)
-    for step in range(TIMED_ROWS + 50):
-        made.write(0, row(step))
+    for step in range(TIMED_CALLS + 50):
+        made.write(0, [row(step)])
 
 
 KILLED = """
@@ -140,7 +163,7 @@ from pathlib import Path
 from tests.sinks.test_ring import begun, row
 made = begun(Path(sys.argv[1]))
 for step in range(100):
-    made.write(0, row(step))
+    made.write(0, [row(step)])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -75,7 +75,8 @@ class BufferGuard:
     def before_batch(self, *, new_window: bool) -> None:
         """Copy the buffers that may change; ``new_window`` gives up the copies of the accumulation window before."""
         self._batches += 1
-        self._promote()
+        if self._watched:
+            self._promote()
         if self._on_trial:
             self._end_trial()
         if self._batches & (self._batches - 1) == 0:

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -17,7 +17,7 @@ from gradwatch.serialization.ring_layout import NO_GRADIENT, Columns, Header, Ro
 from gradwatch.sinks.ring import Ring, TooSlowError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from gradwatch.capture.history import History, Source, StepRow
@@ -33,16 +33,6 @@ WHOLE_INCIDENTS = 20
 # would be noticed. Of a process that is killed, steps of the last PATIENCE seconds may be missing, and no others.
 PATIENCE, AT_ONCE = 0.01, 32
 DIGITS = 7  # of the layers' norms in the log: as many as float32 has, at two thirds of the size
-
-
-class _Step(NamedTuple):
-    """A step of an optimizer, when it was taken (Unix seconds), and what its history has of it."""
-
-    optimizer: int
-    time: float
-    row: StepRow
-    norms: np.ndarray
-    source: Source | None
 
 
 class FlightRecorder:
@@ -62,7 +52,7 @@ class FlightRecorder:
         self._path: Path | None = None
         self._run_id = ""
         self._groups: list[ParameterGroup] = []
-        self._waiting: list[_Step] = []
+        self._waiting: dict[int, list[float]] = {}  # when the steps of each optimizer that wait were taken
         self._written_at = 0.0
         self._told_at: dict[int, int] = {}
         self._incidents = 0
@@ -83,23 +73,23 @@ class FlightRecorder:
         """Write the newest step of an optimizer: at once, or together with others if they follow each other quickly."""
         if self._ring is None:
             return
-        history, now = self._watched.histories[optimizer], time.time()
-        self._waiting.append(_Step(optimizer, now, history.rows[-1], history.norms[-1], history.sources[-1]))
-        if now - self._written_at >= PATIENCE or now < self._written_at or len(self._waiting) >= AT_ONCE:
+        now, waiting = time.time(), self._waiting.setdefault(optimizer, [])
+        waiting.append(now)
+        if now - self._written_at >= PATIENCE or now < self._written_at or len(waiting) >= AT_ONCE:
+            self._written_at = now
             self.flush()
 
     def flush(self) -> None:
         """Write the steps that wait: nothing may be left behind where a run rests, as it does around validation."""
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         if not waiting or self._ring is None or not self._ring.is_ours():
             return
-        self._written_at = waiting[-1].time
         try:
             if self._watched.groups is not self._groups and not self._fits():
                 self._begin()  # these steps included
             else:
-                for optimizer, at, row, norms, source in waiting:
-                    self._ring.write(optimizer, _row(row, at, _with_gaps(norms, source)))
+                for optimizer, times in waiting.items():
+                    self._ring.write(optimizer, _newest(self._watched.histories[optimizer], times))
         except Exception as error:  # noqa: BLE001 - whatever it is, the training run goes on
             self._give_up(error)
 
@@ -113,7 +103,7 @@ class FlightRecorder:
         """Close the file, and remove it once the log says how the run ended."""
         if not remove:
             self.flush()
-        self._waiting = []
+        self._waiting = {}
         ring, self._ring = self._ring, None
         if ring is not None:
             try:
@@ -124,7 +114,7 @@ class FlightRecorder:
     def _begin(self) -> None:
         """Write the file as a whole, with the steps that are known."""
         assert self._path is not None  # noqa: S101 - open came before
-        self._waiting = []  # the histories have them
+        self._waiting = {}  # the histories have them
         self.close(remove=False)
         self._groups = self._watched.groups
         columns = [_columns(group) for group in self._groups]
@@ -196,6 +186,13 @@ class FlightRecorder:
 
 def _kept(history: History) -> Iterator[tuple[StepRow, np.ndarray, Source | None]]:
     return zip(history.rows, history.norms, history.sources, strict=True)
+
+
+def _newest(history: History, times: Sequence[float]) -> list[Row]:
+    """Return the last steps of a history, which were taken at these times."""
+    rows, norms, sources = history.rows, history.norms, history.sources
+    newest = zip(range(-len(times), 0), times, strict=True)
+    return [_row(rows[i], at, _with_gaps(norms[i], sources[i])) for i, at in newest]
 
 
 def _columns(group: ParameterGroup) -> Columns:

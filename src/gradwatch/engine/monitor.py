@@ -432,7 +432,7 @@ class HealthMonitor:
             self._rollbacks[group.index] = Rollback(group.optimizer)
         self._responder.note_good_step(group)
         self._scale_trend.good_step(self._loss_scale)
-        self._remember(group, gradients, coefficient)
+        self._remember(group, gradients, coefficient, nonfinite=False)
         if gradients.huge:
             fate, layer = self._fate_of_huge(coefficient), largest_layer(group, gradients) or ""
             self._rules.read(HugeGradient(**self._header(), layer=layer, norm=gradients.total, fate=fate))
@@ -453,7 +453,10 @@ class HealthMonitor:
     def _note_overflow(self, group: ParameterGroup, gradients: Gradients) -> None:
         """The GradScaler found an overflow: it will skip this update and lower its scale, as it is meant to."""
         self.counters.overflows += 1
-        self._remember(group, gradients, skipped=True)
+        self._remember(group, gradients, nonfinite=True, skipped=True)
+
+    def _is_bad(self, gradients: Gradients) -> bool:
+        return not gradients.finite or bool(self._window.bad_losses)
 
     def _bad_step(self, group: ParameterGroup, gradients: Gradients) -> BadStep:
         return BadStep(group, gradients, self._window, self._position, self._steps_in_batch, self._loss_scale)
@@ -465,7 +468,8 @@ class HealthMonitor:
             self._responder.drop(group, gradients, self._window.first_bad().index)
             if group.index in self._rollbacks:
                 self._rollbacks.pop(group.index).undo()
-        self._remember(group, gradients, skipped=decision.drop and not decision.raises, again=again)
+        skipped = decision.drop and not decision.raises
+        self._remember(group, gradients, nonfinite=self._is_bad(gradients), skipped=skipped, again=again)
         self._responder.report_step(decision, bad)
         return not decision.drop
 
@@ -477,6 +481,7 @@ class HealthMonitor:
         gradients: Gradients,
         coefficient: float = 1.0,
         *,
+        nonfinite: bool,
         skipped: bool = False,
         again: bool = False,
     ) -> None:
@@ -490,7 +495,7 @@ class HealthMonitor:
             coefficient,
             self._loss_scale,
             batch_size_of(self._window.micro_batches[-1].batch),
-            not gradients.finite or bool(self._window.bad_losses),
+            nonfinite,
             skipped,
         )
         self._recorder.remember(step, max_norm=self.clip_rule.max_norm, log=self.is_log_step, again=again)

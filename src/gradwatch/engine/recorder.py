@@ -14,6 +14,11 @@ from gradwatch.engine.recording import PendingRecord, TakenStep, Totals, begin_r
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch.optim import Optimizer
+
+    from gradwatch.capture.gradients import Gradients
+    from gradwatch.capture.history import History
+    from gradwatch.capture.parameters import ParameterGroup
     from gradwatch.engine.counters import Counters
     from gradwatch.engine.flight_recorder import FlightRecorder
     from gradwatch.engine.health_rules import HealthRules
@@ -77,12 +82,12 @@ class Recorder:
             loss,
             gradients.total,
             step.coefficient,
-            tuple([_as_now(part.get("lr")) for part in group.optimizer.param_groups]),
+            _rates(group.optimizer),
             step.loss_scale,
             step.batch_size,
             step.skipped,
         )
-        source = Source(group, None if len(gradients.positions) == len(group.parameters) else gradients.positions)
+        source = _source(group, gradients, history)
         history.add(row, spread(group, gradients), source, nonfinite=step.nonfinite, again=again)
         self._flight.add(group.index)
         if log or group.index in self._late:
@@ -129,6 +134,15 @@ class Recorder:
             self.finish(next(iter(self._pending)))
 
 
-def _as_now(rate: Any) -> Any:
-    """Return a learning rate as it is now: schedulers write into those that are tensors. No transfer to the host."""
-    return rate.detach().clone() if isinstance(rate, Tensor) else rate
+def _source(group: ParameterGroup, gradients: Gradients, history: History) -> Source:
+    """Return whose norms those of a step are: nearly always the same object as for the step before."""
+    if len(gradients.positions) < len(group.parameters):
+        return Source(group, gradients.positions)
+    last = history.sources[-1] if history.sources else None
+    return last if last is not None and last.group is group and last.positions is None else Source(group, None)
+
+
+def _rates(optimizer: Optimizer) -> tuple[Any, ...]:
+    """Return the rates as they are now: schedulers write into those that are tensors. No transfer to the host."""
+    rates = [part.get("lr") for part in optimizer.param_groups]
+    return tuple([rate.detach().clone() if isinstance(rate, Tensor) else rate for rate in rates])

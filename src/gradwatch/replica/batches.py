@@ -79,6 +79,8 @@ class BatchKeeper:
 
     def check(self) -> None:
         """After the step: find out whether it has written into its batch."""
+        if not (self._versions or self._attributes):
+            return
         written = any(_version(tensor) != version for tensor, version in self._versions)
         if written or any(now != before for now, before in map(_identities, self._attributes)):
             self.copies = True

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from gradwatch.serialization.ring_layout import Header
 
-# Rows that are timed, and the median time at which writing them is given up: a network file system, as a rule. No mean:
-# on a busy machine a single row may wait for milliseconds, for its turn.
-TIMED_ROWS = 100
+# Calls that are timed, and the median time at which writing is given up: a network file system, as a rule. No mean: on
+# a busy machine a single call may wait for milliseconds, for its turn.
+TIMED_CALLS = 100
 SLOW_SECONDS = 200e-6
 
 
@@ -38,12 +38,11 @@ class TooSlowError(OSError):
 
 
 class _Part(NamedTuple):
-    """The rows of one optimizer: where they begin, and the bytes of the next one, of which ``norms`` is a part."""
+    """The rows of one optimizer: where they begin, and the bytes and norms of one."""
 
     offset: int
-    buffer: bytearray
-    body: memoryview
-    norms: np.ndarray
+    row_bytes: int
+    parameters: int
 
 
 class Ring:
@@ -70,46 +69,31 @@ class Ring:
             # All of it, at once: a disk with no room for the file says so now.
             self._write_at(beginning + bytes(self._size - len(beginning)), 0)
             for optimizer, own in enumerate(rows):
-                for row in own:
-                    self.write(optimizer, row)
+                if own:
+                    self.write(optimizer, own)
             os.replace(successor, path)  # noqa: PTH105 - beside the descriptors, the system's own calls
         except BaseException:
             self.close()
             successor.unlink(missing_ok=True)
             raise
 
-    def write(self, optimizer: int, row: Row) -> None:
-        """Write the next row of an optimizer; ``row.norms`` may be an array.
+    def write(self, optimizer: int, rows: Sequence[Row]) -> None:
+        """Write the next rows of an optimizer, 1 to ``SLOTS``, in one call, or two where the ring closes.
+
+        ``norms`` of a row may be an array.
 
         Raises:
-            TooSlowError: the first rows took too long.
-            OSError: it could not be written.
+            TooSlowError: the first calls took too long.
+            OSError: they could not be written.
         """
-        part = self._parts[optimizer]
-        sequence = self._written[optimizer] + 1
-        layout.ROW.pack_into(
-            part.buffer,
-            0,
-            sequence,
-            flags_of(row),
-            row.time,
-            row.step,
-            row.epoch,
-            row.batch_idx or 0,
-            0.0 if row.loss is None else row.loss,
-            row.grad_norm,
-            row.coefficient,
-            0.0 if row.lr is None else row.lr,
-            0.0 if row.loss_scale is None else row.loss_scale,
-        )
-        part.norms[:] = row.norms
-        layout.CHECKSUM.pack_into(part.buffer, len(part.body), zlib.crc32(part.body))
-        place = part.offset + (sequence % layout.SLOTS) * len(part.buffer)
-        if len(self._seconds) < TIMED_ROWS:
-            self._write_timed(part.buffer, place)
-        else:
-            self._write_at(part.buffer, place)
-        self._written[optimizer] = sequence
+        part, first = self._parts[optimizer], self._written[optimizer] + 1
+        data = memoryview(_packed(part, rows, first))
+        slot = first % layout.SLOTS
+        before_end = (layout.SLOTS - slot) * part.row_bytes
+        self._write(data[:before_end], part.offset + slot * part.row_bytes)
+        if len(data) > before_end:
+            self._write(data[before_end:], part.offset)
+        self._written[optimizer] += len(rows)
 
     def is_ours(self) -> bool:
         """Whether this process has begun the file; one that was forked off must leave it to its parent."""
@@ -135,24 +119,52 @@ class Ring:
             self.path.unlink(missing_ok=True)
         self.close()
 
-    def _write_timed(self, data: bytes | bytearray, place: int) -> None:
+    def _write(self, data: memoryview, place: int) -> None:
+        if len(self._seconds) >= TIMED_CALLS:
+            self._write_at(data, place)
+            return
         start = time.perf_counter()
         self._write_at(data, place)
         self._seconds.append(time.perf_counter() - start)
-        if len(self._seconds) == TIMED_ROWS and (typical := median(self._seconds)) > SLOW_SECONDS:
+        if len(self._seconds) == TIMED_CALLS and (typical := median(self._seconds)) > SLOW_SECONDS:
             raise TooSlowError(f"writing a step takes {typical * 1e6:.0f} µs here")
 
-    def _write_at(self, data: bytes | bytearray, place: int) -> None:
+    def _write_at(self, data: bytes | memoryview, place: int) -> None:
         if os.pwrite(self._descriptor, data, place) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _packed(part: _Part, rows: Sequence[Row], first: int) -> bytearray:
+    """Return rows as they stand in the file; ``first`` is the sequence number of the first one."""
+    size, data = part.row_bytes, bytearray(len(rows) * part.row_bytes)
+    shape, strides = (len(rows), part.parameters), (size, layout.NORM_BYTES)
+    norms = np.ndarray(shape, "<f8", data, offset=layout.ROW.size, strides=strides)
+    body = memoryview(data)
+    for i, row in enumerate(rows):
+        start, end = i * size, (i + 1) * size - layout.CHECKSUM.size
+        norms[i] = row.norms
+        layout.ROW.pack_into(
+            data,
+            start,
+            first + i,
+            flags_of(row),
+            row.time,
+            row.step,
+            row.epoch,
+            row.batch_idx or 0,
+            0.0 if row.loss is None else row.loss,
+            row.grad_norm,
+            row.coefficient,
+            0.0 if row.lr is None else row.lr,
+            0.0 if row.loss_scale is None else row.loss_scale,
+        )
+        layout.CHECKSUM.pack_into(data, end, zlib.crc32(body[start:end]))
+    return data
 
 
 def _parts(header: Header, offset: int) -> list[_Part]:
     parts = []
     for columns in header.optimizers:
-        buffer = bytearray(columns.row_bytes)
-        body = memoryview(buffer)[: -layout.CHECKSUM.size]
-        norms = np.frombuffer(buffer, dtype="<f8", count=len(columns.parameters), offset=layout.ROW.size)
-        parts.append(_Part(offset, buffer, body, norms))
+        parts.append(_Part(offset, columns.row_bytes, len(columns.parameters)))
         offset += layout.SLOTS * columns.row_bytes
     return parts
