@@ -112,6 +112,9 @@ class ParameterGroup:
 
 def largest_finite(table: np.ndarray, axis: int) -> np.ndarray:
     """Return the largest finite number along an axis, 0 where there is none; no number may be negative."""
+    if table.size and table.max() < np.inf:  # nearly always; NaN compares as false
+        quickly: np.ndarray = table.max(axis=axis)
+        return quickly
     largest: np.ndarray = np.max(table, axis=axis, where=np.isfinite(table), initial=0.0)
     return largest
 

@@ -28,7 +28,7 @@ class Peaks:
     def __init__(self) -> None:
         self._group: ParameterGroup | None = None
         self._waiting: list[np.ndarray] = []
-        self._largest = Largest(np.zeros(0), np.zeros(0))
+        self._largest: Largest | None = None
 
     def add(self, group: ParameterGroup, norms: np.ndarray) -> None:
         """Take in the norms of one step, shape [n]; those of a group with other parameters are forgotten."""
@@ -45,11 +45,10 @@ class Peaks:
         self._reduce()
         largest = self._largest
         self._begin(group)
-        return largest
+        return largest or Largest(np.zeros(len(group.parameters)), np.zeros(len(group.layers)))
 
     def _begin(self, group: ParameterGroup) -> None:
-        self._group, self._waiting = group, []
-        self._largest = Largest(np.zeros(len(group.parameters)), np.zeros(len(group.layers)))
+        self._group, self._waiting, self._largest = group, [], None
 
     def _reduce(self) -> None:
         if not self._waiting:
@@ -57,7 +56,5 @@ class Peaks:
         table = np.concatenate(self._waiting).reshape(len(self._waiting), -1)
         self._waiting = []
         assert self._group is not None  # noqa: S101 - add and take have set it
-        self._largest = Largest(
-            np.maximum(self._largest.parameters, largest_finite(table, axis=0)),
-            np.maximum(self._largest.layers, largest_finite(self._group.layer_norms(table), axis=0)),
-        )
+        now = Largest(largest_finite(table, axis=0), largest_finite(self._group.layer_norms(table), axis=0))
+        self._largest = now if self._largest is None else Largest(*map(np.maximum, self._largest, now))

@@ -139,13 +139,19 @@ def _is_known(parameter: nn.Parameter, finite: Mapping[int, int]) -> bool:
     return id(parameter) in finite and finite[id(parameter)] == parameter._version  # noqa: SLF001 - no public one
 
 
-def _optimizer_state(groups: Sequence[ParameterGroup]) -> Iterator[StateTensor]:
+def _optimizer_state(groups: Sequence[ParameterGroup]) -> list[StateTensor]:
+    entries = []
     for group in groups:
         states = group.optimizer.state
         for name, parameter in zip(group.names, group.parameters, strict=True):
             for key, value in (states.get(parameter) or {}).items():
-                if key != STEPS:
-                    yield from _state_tensors(f"{name}.{key}", value)
+                if key == STEPS:
+                    continue
+                if type(value) is Tensor and value.dtype.is_floating_point and not value.is_meta:  # nearly always
+                    entries.append(StateTensor("optimizer", f"{name}.{key}", value))
+                else:
+                    entries += _state_tensors(f"{name}.{key}", value)
+    return entries
 
 
 def _state_tensors(name: str, value: Any) -> Iterator[StateTensor]:
