@@ -1,8 +1,9 @@
 """Whole training steps: the time of a step under each monitor, as a ratio to plain Lightning with clipping.
 
-Two workloads, one of 20 ms a step or more and one of about 1 ms. Each round trains every variant in turn for two
-log periods, so that a slow minute of the machine hits all of them; a variant's step time is the weighted mean of the
-medians of its log steps and of the others, and the figure is the median of the ratios round by round.
+Workloads of 20 ms a step or more and one of about 1 ms. Each round trains every variant in turn, so that a slow minute
+of the machine hits all of them. Time is taken of whole log periods (a log step and those before it), with everything
+that happens now and then in them; a variant's step time is that of its median period, and the figure is the median of
+the ratios round by round.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LOG_EVERY = 50
-STEPS = 2 * LOG_EVERY
-WARMUP = 10
 
 
 class Transformer(nn.Module):
@@ -95,12 +95,11 @@ class TimedBatches:
             yield self.batch
         self.asked.append(time.perf_counter())
 
-    def step_time(self) -> float:
-        """Seconds a step: medians of log steps and of the others, weighted as they occur."""
-        durations = [after - before for before, after in zip(self.asked, self.asked[1:], strict=False)]
-        log_steps = [durations[i] for i in range(WARMUP, len(durations)) if (i + 1) % LOG_EVERY == 0]
-        others = [durations[i] for i in range(WARMUP, len(durations)) if (i + 1) % LOG_EVERY]
-        return (statistics.median(others) * (LOG_EVERY - 1) + statistics.median(log_steps)) / LOG_EVERY
+    def step_time(self, skipped: int) -> float:
+        """Seconds a step in the median log period after the first ``skipped`` steps."""
+        bounds = self.asked[skipped::LOG_EVERY]
+        periods = [after - before for before, after in pairwise(bounds)]
+        return statistics.median(periods) / LOG_EVERY
 
 
 class GradNormEachStep(Callback):
@@ -129,7 +128,25 @@ VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
     "grad_norm + log_dict each step": lambda: {"gradient_clip_val": 1.0, "callbacks": [GradNormEachStep()]},
     "forward-hook NaN checker": lambda: {"gradient_clip_val": 1.0, "callbacks": [ForwardHookChecker()]},
 }
-WORKLOADS = {"transformer": transformer, "20 x conv + BatchNorm": resnet, "MLP": mlp}
+
+
+@dataclass(frozen=True)
+class Span:
+    """What is trained, for how many steps, and how many of them come before time is taken."""
+
+    make: Callable[[], tuple[Workload, tuple[Tensor, Tensor]]]
+    skipped: int
+    steps: int
+
+
+# The first log steps are the dearest (20 look at a forward pass, later ones at every fourth): long steps are measured
+# among them, steps of 1 ms both there and beyond.
+WORKLOADS = {
+    "transformer": Span(transformer, LOG_EVERY, 3 * LOG_EVERY),
+    "20 x conv + BatchNorm": Span(resnet, LOG_EVERY, 3 * LOG_EVERY),
+    "MLP": Span(mlp, 20 * LOG_EVERY, 40 * LOG_EVERY),
+    "MLP, its first 1,000 steps": Span(mlp, LOG_EVERY, 20 * LOG_EVERY),
+}
 
 
 @dataclass(frozen=True)
@@ -144,11 +161,11 @@ class StepRatio:
     high: float
 
 
-def train(variant: dict[str, Any], make: Callable[[], tuple[Workload, tuple[Tensor, Tensor]]], steps: int) -> float:
+def train(variant: dict[str, Any], span: Span) -> float:
     """Train one variant and return its seconds a step."""
     seed_everything(0, verbose=False)
-    module, batch = make()
-    batches = TimedBatches(batch, steps)
+    module, batch = span.make()
+    batches = TimedBatches(batch, span.steps)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
         trainer = Trainer(
@@ -161,7 +178,7 @@ def train(variant: dict[str, Any], make: Callable[[], tuple[Workload, tuple[Tens
             **variant,
         )
         trainer.fit(module, batches)
-    return batches.step_time()
+    return batches.step_time(span.skipped)
 
 
 def measure(workload: str, rounds: int) -> list[StepRatio]:
@@ -170,7 +187,7 @@ def measure(workload: str, rounds: int) -> list[StepRatio]:
     for i in range(rounds):
         names = list(VARIANTS) if i % 3 == 0 else list(VARIANTS)[:2]
         for name in names if i % 2 == 0 else reversed(names):
-            times[name][i] = train(VARIANTS[name](), WORKLOADS[workload], STEPS)
+            times[name][i] = train(VARIANTS[name](), WORKLOADS[workload])
     plain = next(iter(times.values()))
     return [_row(workload, name, own, plain) for name, own in times.items()]
 
