@@ -95,7 +95,10 @@ class RunStart(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnd(Event):
-    """How a run ended: ``status`` is finished, stopped, interrupted, nonfinite or exception."""
+    """How a run ended: ``status`` is finished, stopped, interrupted, nonfinite or exception.
+
+    ``dropped_events`` counts the events that could not be written to this log, as on a full disk.
+    """
 
     type: ClassVar[str] = "run_end"
 
@@ -105,6 +108,7 @@ class RunEnd(Event):
     steps: int
     skipped_steps: int
     incidents: int
+    dropped_events: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

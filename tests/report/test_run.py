@@ -18,7 +18,7 @@ from gradwatch.records import LayerNorms
 from gradwatch.report import columns, folder, layer_columns, run
 from gradwatch.report.columns import StepTable
 from gradwatch.report.run import choose, read_runs
-from gradwatch.serialization import SchemaError, from_dict, ring_of, to_dict
+from gradwatch.serialization import SchemaError, from_dict, ring_of, to_dict, to_json_line
 from gradwatch.serialization.ring_layout import Columns, Header, Row
 from gradwatch.sinks.ring import Ring
 from tests.report.logs import (
@@ -107,6 +107,25 @@ def test_a_whole_run_id_that_begins_another_is_that_run(tmp_path: Path) -> None:
     write_log(tmp_path, run_start(run_id="ab", time=20.0))
     write_log(tmp_path, run_start(run_id="abc", time=10.0), number=1)
     assert choose(read_runs(tmp_path), "ab").run_id == "ab"
+
+
+def test_events_that_could_not_be_written_are_told(tmp_path: Path) -> None:
+    write_log(tmp_path, run_start(), at(10), run_end(dropped_events=1200))
+    assert read(tmp_path).notes == ["1,200 events could not be written to the log (a full disk?)"]
+    write_log(tmp_path, run_start(rank=1), run_end(rank=1, dropped_events=1), rank=1)
+    write_log(tmp_path, run_start(rank=2), run_end(rank=2), rank=2)
+    assert read(tmp_path).notes == [
+        "1,200 events of rank 0 could not be written to the log (a full disk?)",
+        "1 event of rank 1 could not be written to the log (a full disk?)",
+    ]
+
+
+def test_a_log_that_does_not_count_lost_events_has_lost_none(tmp_path: Path) -> None:
+    older = to_dict(run_end())
+    del older["dropped_events"]
+    write_log(tmp_path, run_start()).write_text(to_json_line(run_start()) + json.dumps(older) + "\n")
+    found = read(tmp_path)
+    assert (found.end, found.notes) == (run_end(), [])
 
 
 def test_ranks_are_one_run_and_steps_are_those_of_the_lowest(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gradwatch.records import Event
 from gradwatch.report.process import is_running
+from gradwatch.report.text import count
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from gradwatch.records import RunEnd
     from gradwatch.report.run import Run
@@ -51,6 +52,16 @@ def by_rank(events: Iterable[_Event]) -> dict[int, _Event]:
     """Return the last event of each rank, by rank."""
     found = {event.rank: event for event in events}
     return {rank: found[rank] for rank in sorted(found)}
+
+
+def loss_notes(ends: Mapping[int, RunEnd]) -> list[str]:
+    """Return for each rank how many of its events are missing from its log, where there are any; ``ends`` by rank."""
+    notes = []
+    for rank, end in ends.items():
+        if end.dropped_events > 0:
+            whose = f" of rank {rank}" if len(ends) > 1 else ""
+            notes.append(f"{count(end.dropped_events, 'event')}{whose} could not be written to the log (a full disk?)")
+    return notes
 
 
 def _is_consequence(end: RunEnd) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradwatch.records import Finding, GradientCheck, Incident, LastSteps, RunEnd, RunStart
 from gradwatch.report.columns import StepTable
-from gradwatch.report.endings import by_rank, telling_end
+from gradwatch.report.endings import by_rank, loss_notes, telling_end
 from gradwatch.report.episodes import Episode, Episodes
 from gradwatch.report.folder import find
 from gradwatch.report.incidents import FiledIncident, read_folders, with_folders
@@ -159,7 +159,7 @@ class _Reader:
             incidents=sorted(logged, key=lambda incident: (incident.step, incident.time)),
             checks=self._of(GradientCheck),
             last_steps=self._of(LastSteps),
-            notes=[*self._notes, *self._own_notes(), *notes],
+            notes=[*self._notes, *loss_notes(ends), *self._own_notes(), *notes],
             ranks=tuple(sorted(set(self._ranks))),
             last_time=self._last_time if math.isfinite(self._last_time) else math.nan,
             last_step=self._last_step,
