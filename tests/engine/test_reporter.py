@@ -60,6 +60,18 @@ def test_events_go_to_the_log_and_scalars_to_the_loggers(tmp_path: Path) -> None
     assert len(logger.calls) == 1
 
 
+def test_the_end_tells_how_many_events_could_not_be_written(tmp_path: Path) -> None:
+    place = tmp_path / "gradwatch"
+    place.write_text("in the way")
+    out = reporter(place)
+    out.start(run_start())
+    for event in (step_record(), finding()):
+        out.write(event)
+    place.unlink()
+    out.end(run_end(), clip_rate=0.0)
+    assert load_events(place) == [run_start(), run_end(dropped_events=2)]
+
+
 def test_the_start_says_clip_rule_and_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     reporter(tmp_path).start(run_start())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from gradwatch.records import StepRecord
@@ -76,7 +77,7 @@ class Reporter:
         lost = self._lost()
         if self._flight is not None:
             self._write_all(self._flight.at_end(event))
-        self.write(event)
+        self.write(replace(event, dropped_events=self._lost()))
         if self._flight is not None:  # what could not be written stays in the ring file
             self._flight.close(remove=self._lost() == lost)
         self._close()
