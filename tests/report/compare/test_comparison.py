@@ -218,6 +218,29 @@ def test_layers_of_one_group_alone_are_told_and_not_compared(tmp_path: Path) -> 
     assert [each.layer for each in comparison.layers] == names
 
 
+def test_the_update_ratio_is_left_out_where_something_else_is_called_a_layer(tmp_path: Path) -> None:
+    """As it is with another granularity: the median over modules is not that over parameters."""
+    paths = seeds(tmp_path / "a", [0], names=["stem", "head"])
+    paths += seeds(tmp_path / "b", [0], names=["stem.weight", "head.weight"])
+    rewrite(paths[1], steps_from(0, layers=_doubled_ratios))
+    comparison = compare_paths(paths)
+    assert [each.quantity for each in comparison.curves] == [LOSS, NORM, RATE]
+    assert conclusions(comparison)[0].headline == "A and B are identical, bit for bit, at all 60 common steps."
+    assert comparison.notes == (
+        "the update ratio is left out: it is the median over the layers, and not all runs have the same ones",
+    )
+
+
+def _doubled_ratios(layers: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    return {name: layer | {"update_ratio": 2 * layer["update_ratio"]} for name, layer in layers.items()}
+
+
+def test_a_run_that_lost_its_start_may_have_the_same_layers(tmp_path: Path) -> None:
+    paths = seeds(tmp_path, range(2))
+    rewrite(paths[1], lambda event: None if event["type"] == "run_start" else event)
+    assert RATIO in [each.quantity for each in compare_paths(paths[:1], paths[1:]).curves]
+
+
 def test_runs_without_a_common_step_say_so(tmp_path: Path) -> None:
     one, other = seeds(tmp_path / "a", range(2)), seeds(tmp_path / "b", range(2))
     for path in other:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gradwatch.report.compare.curve_table import CurveTable
-from gradwatch.report.compare.curves import LOSS, NORM, RATE, Curves
+from gradwatch.report.compare.curves import LOSS, NORM, RATE, RATIO, Curves
 from gradwatch.report.compare.differences import ParameterDifferences, SettingRow, differing, parameters_differ
 from gradwatch.report.compare.happenings import Happening, happenings
 from gradwatch.report.compare.members import Group, Member, named
@@ -57,7 +57,10 @@ def compare(groups: Sequence[Group]) -> Comparison:
     notes = [f"{member.label}: {note}" for group in groups for member in group.members for note in member.notes]
     notes += [note for group in groups for note in _seed_notes(group)]
     kept = tuple(_without_copies(group, notes) for group in groups)
-    aligned, curves, layers = _curves(kept)
+    same_layers = _same_layers(groups)
+    if not same_layers:
+        notes.append(f"the {RATIO} is left out: it is the median over the layers, and not all runs have the same ones")
+    aligned, curves, layers = _curves(kept, same_layers=same_layers)
     settings = tuple(differing([[member.flat for member in group.members] for group in groups]))
     notes += _rate_notes(curves, settings)
     return Comparison(
@@ -119,7 +122,14 @@ def _parameters(first: Group, other: Group) -> ParameterDifferences | None:
     return found if found and any(found) else None
 
 
-def _curves(groups: Sequence[Group]) -> tuple[dict[int, Alignment], list[CurveComparison], list[CurveComparison]]:
+def _same_layers(groups: Sequence[Group]) -> bool:
+    known = [member.layers for group in groups for member in group.members if member.layers is not None]
+    return len(set(known)) <= 1
+
+
+def _curves(
+    groups: Sequence[Group], *, same_layers: bool
+) -> tuple[dict[int, Alignment], list[CurveComparison], list[CurveComparison]]:
     """Return what is compared for each optimizer, the curves of the model and those of its layers."""
     optimizers = sorted({index for group in groups for member in group.members for index in member.curves})
     aligned: dict[int, Alignment] = {}
@@ -129,7 +139,7 @@ def _curves(groups: Sequence[Group]) -> tuple[dict[int, Alignment], list[CurveCo
         runs = [
             [member.curves[optimizer] for member in group.members if optimizer in member.curves] for group in groups
         ]
-        table = CurveTable(optimizer, runs, LEVEL / len(optimizers))
+        table = CurveTable(optimizer, runs, LEVEL / len(optimizers), same_layers=same_layers)
         aligned[optimizer] = table.alignment
         curves += table.curves()
         layers += table.layers()

@@ -8,7 +8,7 @@ import numpy as np
 
 from gradwatch.report.compare.alignment import align
 from gradwatch.report.compare.arrays import Floats
-from gradwatch.report.compare.curves import LOSS, NORM, QUANTITIES, Curves, layer
+from gradwatch.report.compare.curves import LOSS, NORM, QUANTITIES, RATIO, Curves, layer
 from gradwatch.report.compare.outcomes import CurveComparison, Outcome, Prepared, pair_outcome
 from gradwatch.report.compare.parting import level_of_each
 from gradwatch.report.compare.spread import Domain, domain_of
@@ -29,10 +29,14 @@ class CurveTable:
         groups: the curves of the runs of each group.
         level: how often groups of one setting may be told apart in any of the curves. The curves of the model have
             equal shares of it, and all layers together have one.
+        same_layers: whether all runs call the same things layers; without that, a median over them is not compared.
     """
 
-    def __init__(self, optimizer: int, groups: Sequence[Sequence[Curves]], level: float) -> None:
+    def __init__(
+        self, optimizer: int, groups: Sequence[Sequence[Curves]], level: float, *, same_layers: bool = True
+    ) -> None:
         self._optimizer, self._groups = optimizer, groups
+        self._quantities = [name for name in QUANTITIES if same_layers or name != RATIO]
         self._level = level / (len(QUANTITIES) + 1)
         self.alignment = align([run.steps for group in groups for run in group])
         self._present = self._where_present()
@@ -41,7 +45,7 @@ class CurveTable:
 
     def curves(self) -> Iterator[CurveComparison]:
         """Yield the comparisons of the curves of the model that any run has."""
-        for name in QUANTITIES:
+        for name in self._quantities:
             values = self._aligned([[run.values[name] for run in group] for group in self._groups])
             if any(np.isfinite(each).any() for each in values):
                 domain = domain_of(values, zero_is_a_value=name == LOSS)

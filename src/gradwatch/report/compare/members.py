@@ -49,6 +49,11 @@ class Member:
         """The seed of the run, if it is known."""
         return seed_of(self.start) if self.start else None
 
+    @property
+    def layers(self) -> frozenset[str] | None:
+        """What was called a layer, if it is known: modules or single parameters, as ``granularity`` says."""
+        return frozenset(row.layer for row in self.start.parameters) or None if self.start else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Group:
