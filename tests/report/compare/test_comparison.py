@@ -12,7 +12,7 @@ from gradwatch.report.compare.command import compare_paths
 from gradwatch.report.compare.conclusions import ADVICE, conclusions
 from gradwatch.report.compare.curves import LOSS, NORM, RATE, RATIO
 from gradwatch.report.compare.outcomes import CurveComparison, GroupOutcome, PairOutcome
-from gradwatch.report.compare.words import where
+from gradwatch.report.compare.words import curve_ending, where
 from tests.report.compare.runs import rewrite, seeds, start_with, steps_from
 from tests.report.logs import incident, told
 
@@ -247,6 +247,28 @@ def test_runs_without_a_common_step_say_so(tmp_path: Path) -> None:
         rewrite(path, steps_from(0, step=lambda step: step + 100_000))
     (conclusion,) = conclusions(compare_paths(one, other))
     assert conclusion.headline == "B and A have no steps in common: nothing can be said of their curves."
+
+
+def test_a_run_without_a_record_is_named_and_no_step_is_common(tmp_path: Path) -> None:
+    paths = seeds(tmp_path, range(2))
+    rewrite(paths[1], lambda event: None if event["type"] == "step" else event)
+    comparison = compare_paths(paths)
+    (conclusion,) = conclusions(comparison)
+    assert conclusion.headline == "B has no record of a step: nothing can be said of its curves."
+    assert comparison.aligned[0].described() == "the runs have no steps in common"
+    assert curve_ending(curve(comparison, LOSS), 1) == "no record"
+    rewrite(paths[0], lambda event: None if event["type"] == "step" else event)
+    (conclusion,) = conclusions(compare_paths(paths))
+    assert conclusion.headline == "A and B have no record of a step: nothing can be said of their curves."
+
+
+def test_steps_that_one_group_alone_has_are_not_called_common(tmp_path: Path) -> None:
+    paths = seeds(tmp_path / "a", range(2)) + seeds(tmp_path / "b", range(2), lr=0.01)
+    for path in paths[2:]:
+        rewrite(path, lambda event: None if event["type"] == "step" and event["step"] > 300 else event)
+    comparison = compare_paths(paths)
+    assert comparison.aligned[0].described() == "30 common steps, 9 to 299"
+    assert len(curve(comparison, LOSS).steps) == 60  # the page shows all of them
 
 
 def test_a_log_without_a_step_record_is_no_reason_to_fail(tmp_path: Path) -> None:

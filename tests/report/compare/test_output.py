@@ -155,7 +155,7 @@ def test_pages_of_pairs_of_one_experiment_and_of_nothing(tmp_path: Path) -> None
     assert "one experiment" in comparison_page(compare_paths(paths))
     for path in paths:
         rewrite(path, lambda event: None if event["type"] == "step" else event)
-    assert "no steps in common" in comparison_page(compare_paths(paths[:1], paths[1:]))
+    assert "A and B have no record of a step" in comparison_page(compare_paths(paths[:1], paths[1:]))
 
 
 def test_json_is_legal_and_has_the_documented_keys(rates: Comparison) -> None:

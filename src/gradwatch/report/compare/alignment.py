@@ -42,6 +42,10 @@ class Alignment(NamedTuple):
         there: NDArray[np.bool_] = self.picks[run][:, 0] != _NONE
         return there
 
+    def where(self, kept: NDArray[np.bool_]) -> Alignment:
+        """Return the steps that are kept, as a mask [steps], alone."""
+        return Alignment(self.steps[kept], tuple(pick[kept] for pick in self.picks), self.bin)
+
     def described(self) -> str:
         """Return in words what is compared."""
         if not len(self.steps):

@@ -140,7 +140,7 @@ def _curves(
             [member.curves[optimizer] for member in group.members if optimizer in member.curves] for group in groups
         ]
         table = CurveTable(optimizer, runs, LEVEL / len(optimizers), same_layers=same_layers)
-        aligned[optimizer] = table.alignment
+        aligned[optimizer] = table.common()
         curves += table.curves()
         layers += table.layers()
     return aligned, curves, layers

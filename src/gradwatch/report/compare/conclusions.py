@@ -65,7 +65,7 @@ def _against_first(comparison: Comparison, index: int) -> Conclusion:
     me, first = words.letter(index), words.letter(0)
     outcomes = [curve.outcomes[index - 1] for curve in comparison.curves]
     if not any(outcomes):
-        return _nothing_in_common(me, first)
+        return _nothing_in_common(comparison, index)
     parted = _parted(comparison.curves, index)
     if not parted:
         return _alike(comparison, index)
@@ -136,7 +136,7 @@ def _pair(comparison: Comparison, index: int) -> Conclusion:
         if isinstance(outcome := curve.outcomes[index - 1], PairOutcome)
     ]
     if not found:
-        return _nothing_in_common(me, first)
+        return _nothing_in_common(comparison, index)
     apart = [(outcome.step, curve, outcome) for curve, outcome in found if outcome.step is not None]
     if not apart:
         steps = max(outcome.alike for _, outcome in found)
@@ -163,8 +163,13 @@ def _visible(found: list[tuple[CurveComparison, PairOutcome]], step: int) -> str
     return f"The first curve to differ by over 1 % does so from step {visible} on. " if visible > step else ""
 
 
-def _nothing_in_common(me: str, first: str) -> Conclusion:
-    return Conclusion(f"{me} and {first} have no steps in common: nothing can be said of their curves.", "")
+def _nothing_in_common(comparison: Comparison, index: int) -> Conclusion:
+    me, first = words.letter(index), words.letter(0)
+    empty = [words.letter(place) for place in (0, index) if not comparison.groups[place].has_records]
+    if not empty:
+        return Conclusion(f"{me} and {first} have no steps in common: nothing can be said of their curves.", "")
+    have, whose = ("has", "its") if len(empty) == 1 else ("have", "their")
+    return Conclusion(f"{' and '.join(empty)} {have} no record of a step: nothing can be said of {whose} curves.", "")
 
 
 def _curve(comparison: Comparison, quantity: str) -> CurveComparison | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gradwatch.report.compare.alignment import align
+from gradwatch.report.compare.alignment import Alignment, align
 from gradwatch.report.compare.arrays import Floats
 from gradwatch.report.compare.curves import LOSS, NORM, QUANTITIES, RATIO, Curves, layer
 from gradwatch.report.compare.outcomes import CurveComparison, Outcome, Prepared, pair_outcome
@@ -42,6 +42,11 @@ class CurveTable:
         self._present = self._where_present()
         everywhere = np.all(self._present, axis=0)
         self._shared = everywhere if everywhere.any() else ~everywhere
+
+    def common(self) -> Alignment:
+        """Return where there is something to compare: at the steps that two groups have, if there are two."""
+        groups = np.sum(self._present, axis=0)
+        return self.alignment.where(groups >= min(2, len(self._groups)))
 
     def curves(self) -> Iterator[CurveComparison]:
         """Yield the comparisons of the curves of the model that any run has."""

@@ -163,7 +163,7 @@ def _marks(curve: CurveComparison) -> list[Mark]:
 
 
 def _steps(comparison: Comparison) -> Axis:
-    every = [alignment.steps for alignment in comparison.aligned.values() if len(alignment.steps)]
+    every = [curve.steps for curve in comparison.curves if len(curve.steps)]
     if not every:
         return steps_axis(0, 1)
     return steps_axis(min(float(steps[0]) for steps in every), max(float(steps[-1]) for steps in every))

@@ -62,6 +62,11 @@ class Group:
     name: str
     members: list[Member] = field(default_factory=list)
 
+    @property
+    def has_records(self) -> bool:
+        """Whether any step of any run was recorded."""
+        return any(len(curves.steps) for member in self.members for curves in member.curves.values())
+
 
 def read_members(paths: Sequence[str | os.PathLike[str]]) -> list[Member]:
     """Return the runs at several paths: the last of each folder, or all of a folder that is the only one.
