@@ -333,6 +333,11 @@ def test_a_run_whose_loss_stays_nan_is_not_just_one_with_an_incident(tmp_path: P
     assert verdict.reasons[0] == "The loss was not finite from step 30 to the end, at every record."
 
 
+def test_an_overflow_under_a_loss_scale_at_the_last_record_is_routine(tmp_path: Path) -> None:
+    verdict = judge(tmp_path, run_start(), at(10), at(20, grad_norm=math.inf, loss_scale=2.0**16), run_end())
+    assert (verdict.healthy, verdict.reasons) == (True, [])
+
+
 def test_weights_that_became_nan_are_lost_whatever_the_loss_is(tmp_path: Path) -> None:
     bad = with_layer(at(30), "block.1", weight_norm=math.nan)
     verdict = judge(tmp_path, run_start(), at(10), at(20), bad, run_end(incidents=0))

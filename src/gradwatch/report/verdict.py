@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from gradwatch.report.endings import last_step_of, lost_ranks
 from gradwatch.report.episodes import rank_of
 from gradwatch.report.incidents import telling, without_echoes
+from gradwatch.report.nonfinite import is_bad, to_the_end
 from gradwatch.report.origins import origin, what_was_seen
 from gradwatch.report.process import heard_of_elsewhere, is_running
 from gradwatch.report.text import clean, count, shorten
@@ -132,9 +131,8 @@ def _lost_numbers(run: Run) -> list[str]:
     said = []
     for steps in run.steps:
         weights_bad = steps.layers.weight_norm_bad.any(axis=1)
-        finite = np.flatnonzero(~(steps.loss_bad | steps.grad_norm_bad | weights_bad))
-        first = int(finite[-1]) + 1 if finite.size else 0
-        if first < len(steps):
+        first = to_the_end(is_bad(steps) | weights_bad)
+        if first is not None:
             kinds = ((steps.loss_bad, "The loss was"), (steps.grad_norm_bad, "The gradient norm was"))
             what = next((words for bad, words in kinds if bad[-1]), "Weights were")
             said.append(f"{what} not finite from step {steps.step[first]:,} to the end, at every record.")
