@@ -166,7 +166,27 @@ def test_they_part_where_one_becomes_nan(tmp_path: Path) -> None:
     rewrite(paths[1], steps_from(300, loss="NaN"))
     comparison = compare_paths(paths)
     assert pair_outcome(comparison, LOSS).nonfinite == 309
-    assert "from step 309 on (the loss of one of them is not finite)" in conclusions(comparison)[0].headline
+    assert conclusions(comparison)[0].headline == (
+        "B became NaN or infinite at step 309, and A did not."
+        " A and B are identical at 30 steps and differ from step 309 on (the loss of one of them is not finite)."
+    )
+
+
+def test_what_was_not_finite_at_the_end_is_told_from_what_is_not_known(tmp_path: Path) -> None:
+    paths = seeds(tmp_path / "a", [0]) + seeds(tmp_path / "b", [0])
+    rewrite(paths[1], steps_from(300, grad_norm="NaN", loss=None))
+    comparison = compare_paths(paths)
+    assert [curve_ending(curve(comparison, name), 1) for name in (NORM, LOSS)] == ["not finite", "no record"]
+    assert where(pair_outcome(comparison, NORM)) == "one is not finite from 309 on"
+    assert where(pair_outcome(comparison, LOSS)) == "identical"  # as far as it is known
+
+
+def test_the_update_ratio_of_layers_that_became_nan_is_not_finite(tmp_path: Path) -> None:
+    paths = seeds(tmp_path / "a", [0]) + seeds(tmp_path / "b", [0])
+    bad = {name: {"grad_norm": "NaN", "weight_norm": "NaN", "update_ratio": "NaN", "nonfinite": 1} for name in "ab"}
+    rewrite(paths[1], steps_from(300, layers=bad))
+    comparison = compare_paths(paths)
+    assert curve_ending(curve(comparison, RATIO), 1) == "not finite"
 
 
 def test_a_shorter_run_is_compared_as_far_as_it_goes(tmp_path: Path) -> None:

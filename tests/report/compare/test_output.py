@@ -179,6 +179,7 @@ def test_json_is_legal_and_has_the_documented_keys(rates: Comparison) -> None:
         "seed": "2",
         "end": "finished",
         "last_step": 599,
+        "lost_at": None,
     }
 
 

@@ -60,6 +60,7 @@ def _run(member: Member) -> dict[str, Any]:
         "seed": member.seed,
         "end": member.ended,
         "last_step": member.last_step,
+        "lost_at": member.lost_at,
     }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gradwatch.report.compare import words
 from gradwatch.report.compare.curves import LOSS
+from gradwatch.report.compare.losses import lost_alone, lost_among
 from gradwatch.report.compare.outcomes import GroupOutcome, PairOutcome
 
 if TYPE_CHECKING:
@@ -30,10 +31,15 @@ class Conclusion(NamedTuple):
 
 def conclusions(comparison: Comparison) -> list[Conclusion]:
     """Return what the curves say of each group but the first; of an only group, what it is."""
-    if len(comparison.groups) == 1:
-        return [_one_experiment(comparison)]
+    groups = comparison.groups
+    if len(groups) == 1:
+        return [_begun_by(lost_among(groups[0]), _one_experiment(comparison))]
     conclude = _pair if comparison.one_to_one else _against_first
-    return [conclude(comparison, index) for index in range(1, len(comparison.groups))]
+    return [_begun_by(lost_alone(groups, index), conclude(comparison, index)) for index in range(1, len(groups))]
+
+
+def _begun_by(sentence: str, conclusion: Conclusion) -> Conclusion:
+    return conclusion._replace(headline=f"{sentence} {conclusion.headline}".strip())
 
 
 def _one_experiment(comparison: Comparison) -> Conclusion:

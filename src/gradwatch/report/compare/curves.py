@@ -9,6 +9,8 @@ import numpy as np
 from gradwatch.report.compare.smoothing import known_median
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from gradwatch.report.compare.alignment import Steps as StepAxis
     from gradwatch.report.compare.arrays import Floats
     from gradwatch.report.steps import Steps
@@ -21,7 +23,7 @@ class Curves(NamedTuple):
     """What one optimizer of a run did, over ``steps``, which ascend.
 
     ``values`` has an array [records] for each of ``QUANTITIES``, ``layers`` the gradient norm of each layer,
-    [layers, records]. The update ratio is the median over the layers.
+    [layers, records]. The update ratio is the median over the layers. NaN is not known, infinite was not finite.
     """
 
     steps: StepAxis
@@ -35,17 +37,18 @@ def curves_of(table: Steps) -> Curves:
     order = np.argsort(table.step, kind="stable")
     steps = table.step[order]
     kept = order[np.append(np.diff(steps) != 0, True)] if len(steps) else order
+    layers = table.layers
     values = {
-        LOSS: np.where(table.loss_bad, np.inf, table.loss),
-        NORM: table.grad_norm,
+        LOSS: _marked(table.loss, table.loss_bad),
+        NORM: _marked(table.grad_norm, table.grad_norm_bad),
         RATE: table.lr,
-        RATIO: _median_ratio(table),
+        RATIO: _median_ratio(_marked(layers.update_ratio, layers.update_ratio_bad)),
     }
     return Curves(
         table.step[kept].astype(np.int64),
         {name: value[kept] for name, value in values.items()},
-        table.layers.names,
-        np.ascontiguousarray(table.layers.grad_norm[kept].T),
+        layers.names,
+        np.ascontiguousarray(_marked(layers.grad_norm, layers.grad_norm_bad)[kept].T),
     )
 
 
@@ -78,6 +81,11 @@ def _rows(curves: Curves, names: tuple[str, ...]) -> Floats:
     return np.array(rows).reshape(len(names), len(curves.steps))
 
 
-def _median_ratio(table: Steps) -> Floats:
-    ratios: Floats = table.layers.update_ratio
+def _marked(values: Floats, bad: NDArray[np.bool_]) -> Floats:
+    """Return values that are infinite where they were not finite, as NaN stands for what is not known."""
+    marked: Floats = np.where(bad, np.inf, values)
+    return marked
+
+
+def _median_ratio(ratios: Floats) -> Floats:
     return known_median(ratios) if ratios.shape[1] else np.full(len(ratios), np.nan)

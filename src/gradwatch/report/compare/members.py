@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gradwatch.report.compare.curves import Curves, curves_of, joined
 from gradwatch.report.compare.differences import differing
 from gradwatch.report.compare.labels import common_label, labels_of
+from gradwatch.report.compare.losses import lost_at
 from gradwatch.report.compare.settings import TABLE, Flat, experiment_of, flatten, seed_of
 from gradwatch.report.run import Run, read_runs
 from gradwatch.report.verdict import verdict_of
@@ -29,7 +30,7 @@ class Member:
     """One run, as far as it is compared.
 
     ``curves`` has one entry an optimizer; ``ended`` is finished, or how else a run ends: nonfinite, exception, stopped,
-    interrupted, killed, or running.
+    interrupted, killed, or running. ``lost_at`` is the step at which it became NaN or infinite for good.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Member:
     start: RunStart | None
     ended: str
     last_step: int
+    lost_at: int | None
     flat: Flat
     curves: dict[int, Curves]
     episodes: list[Episode]
@@ -134,6 +136,7 @@ def _member(run: Run, runs: Sequence[Run], label: str) -> Member:
         start=run.start,
         ended=_ENDED.get(state := verdict_of(run).state, state),
         last_step=run.last_step,
+        lost_at=lost_at(run),
         flat=flatten(run.start) if run.start else {},
         curves=curves,
         episodes=list(run.episodes),

@@ -68,13 +68,15 @@ Outcome = GroupOutcome | PairOutcome
 class Ending(NamedTuple):
     """The last sixteenth of the steps that all groups have: mean over the runs, standard deviation to both sides.
 
-    Both are in the curve's domain; ``runs`` is the number of runs.
+    Both are in the curve's domain; ``runs`` is the number of runs, ``nonfinite`` that of those which were NaN or
+    infinite there and are in none of this.
     """
 
     mean: float
     low: float
     high: float
     runs: int
+    nonfinite: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -115,11 +117,13 @@ class CurveComparison:
 
     def _ending(self, values: Floats) -> Ending:
         values = values[:, self.shared]
-        tail = self.domain.into(values)[:, -max(1, math.ceil(values.shape[1] / WINDOWS)) :]
+        values = values[:, -max(1, math.ceil(values.shape[1] / WINDOWS)) :]
+        tail = self.domain.into(values)
         if not tail.size:
             return Ending(math.nan, math.nan, math.nan, 0)
         end = band(known_median(tail)[:, np.newaxis], self.domain)
-        return Ending(float(end.mean[0]), float(end.low[0]), float(end.high[0]), int(end.runs[0]))
+        nonfinite = np.isinf(values).any(axis=1) & np.isnan(tail).all(axis=1)
+        return Ending(float(end.mean[0]), float(end.low[0]), float(end.high[0]), int(end.runs[0]), int(nonfinite.sum()))
 
 
 class Prepared:
@@ -146,8 +150,8 @@ class Prepared:
 
 
 def pair_outcome(one: Floats, other: Floats, steps: Steps) -> PairOutcome | None:
-    """Compare two runs, [steps] as recorded; None if neither has a value."""
-    known = ~(np.isnan(one) & np.isnan(other))
+    """Compare two runs, [steps] as recorded, where both have a value; None if that is nowhere."""
+    known = ~(np.isnan(one) | np.isnan(other))
     if not known.any():
         return None
     steps = steps[known]

@@ -65,7 +65,7 @@ def ratio(curve: CurveComparison, index: int) -> str:
 def ending(end: Ending, *, logarithmic: bool) -> str:
     """Return mean and spread at the end."""
     if not end.runs:
-        return "no record"
+        return "not finite" if end.nonfinite else "no record"
     if math.isnan(end.high) or end.high - end.mean <= LEAST_SPREAD * abs(end.mean):
         return number(end.mean)
     if logarithmic:
