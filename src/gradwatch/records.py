@@ -69,13 +69,15 @@ class RunStart(Event):
 
     ``model`` is the class of the module; ``script`` the name of the program, without its arguments, which may hold
     secrets. ``git`` has commit, branch and whether tracked files were changed (None: not known), of the repository that
-    the run was started in.
+    the run was started in. ``steps_before`` is what had been counted until then: counts go on over a resume, and over
+    the fits of one monitor, whatever it watches (None in older logs).
     """
 
     type: ClassVar[str] = "run_start"
 
     run_id: str
     resumed_from: str | None
+    steps_before: int | None = None
     model: str | None = None
     versions: dict[str, str]
     hardware: dict[str, Any]
@@ -176,7 +178,7 @@ class StepRecord(Event):
 
     ``loss`` is the user's own: the mean of the losses backpropagated since this optimizer's last step, neither
     divided by accumulation nor multiplied by the loss scale. ``log_step`` is the x-axis of the loggers;
-    ``skipped_steps`` and ``nonfinite_steps`` count from the start of the run, or of the one that it resumes.
+    ``skipped_steps`` and ``nonfinite_steps`` count from the start of the run, or of those before it: see ``RunStart``.
     """
 
     type: ClassVar[str] = "step"

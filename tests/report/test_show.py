@@ -646,3 +646,21 @@ def test_a_run_that_resumes_another_tells_its_own_steps_beside_all(tmp_path: Pat
     assert "  run run-a · 130 steps in 2.0 s · started" in shown(
         tmp_path, run_start(step=50, time=1.0), at(120), run_end(step=129, steps=130, time=3.0)
     )
+
+
+def test_a_run_that_was_counted_on_tells_its_own_steps_and_no_others(tmp_path: Path) -> None:
+    """One monitor in a second fit counts on, also where the model is another one."""
+    start, end = run_start(step=0, time=1.0, steps_before=20), run_end(step=20, steps=41, time=3.0, incidents=0)
+    out = shown(tmp_path, start, at(9), end)
+    assert "finished healthy after 21 steps" in out
+    assert "  run run-a · 21 steps in 2.0 s · started" in out
+    same_model = run_start(step=0, time=1.0, steps_before=20, resumed_from="run-before")
+    out = shown(tmp_path, same_model, at(9), end)
+    assert "finished healthy after 21 steps" in out
+    assert "  run run-a · 21 steps in 2.0 s · 41 with those before\n" in out
+
+
+def test_a_killed_run_from_a_checkpoint_without_counts_tells_its_own_steps(tmp_path: Path) -> None:
+    out = shown(tmp_path, run_start(step=50, steps_before=0), at(120))
+    assert "  run run-a · 71 steps in" in out
+    assert " · 121 with those before" in out

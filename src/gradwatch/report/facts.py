@@ -55,17 +55,22 @@ def course_of_time(run: Run) -> list[str]:
 
 def steps_taken(run: Run) -> int | None:
     """Return the optimizer steps until the end of a run, of those that it resumes too; None if none was written."""
-    if run.end is not None:
-        return run.end.steps
-    return run.last_step + 1 if run.has_stepped else None
+    if run.end is None:
+        return run.last_step + 1 if run.has_stepped else None
+    counted = run.start.steps_before if run.start is not None and not run.start.resumed_from else None
+    return max(0, run.end.steps - (counted or 0))
 
 
 def own_steps(run: Run) -> int | None:
     """Return the optimizer steps of a run alone: one that resumes another counts on from where it began."""
-    total = steps_taken(run)
-    if total is None or run.start is None or not run.start.resumed_from:
+    total, start = steps_taken(run), run.start
+    if total is None or start is None:
         return total
-    return max(0, total - max(0, run.start.step))
+    if run.end is not None:
+        before = (start.step if start.steps_before is None else start.steps_before) if start.resumed_from else 0
+    else:  # the last step is the loop's own number, which goes on wherever a checkpoint has been restored
+        before = start.step if start.resumed_from or start.steps_before is not None else 0
+    return max(0, total - max(0, before))
 
 
 def _commit(git: dict[str, Any]) -> list[str]:

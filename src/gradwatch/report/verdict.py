@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gradwatch.report.endings import last_step_of, lost_ranks
 from gradwatch.report.episodes import rank_of
+from gradwatch.report.facts import own_steps
 from gradwatch.report.incidents import telling, without_echoes
 from gradwatch.report.nonfinite import is_bad, to_the_end
 from gradwatch.report.origins import origin, what_was_seen
@@ -89,7 +90,7 @@ def _ending(run: Run) -> tuple[State, str]:
     if lost and end.status != "finished":
         return "killed", f"{_loss(run, lost)}; then rank {end.rank} {_how(run, end)[1]}"
     if end.status == "finished":
-        return "healthy", f"finished healthy after {count(end.steps, 'step')}"
+        return "healthy", f"finished healthy after {count(own_steps(run) or 0, 'step')}"
     return _how(run, end)
 
 

@@ -18,8 +18,8 @@ TABLE = "model.table"  # a mark of the parameter table: for comparing, not for s
 
 # What says nothing about an experiment: when and where it ran, what it was called.
 _LEFT_OUT = re.compile(
-    r"type|time|step|epoch|batch_idx|rank|run_id|resumed_from|hardware\.(pid|hostname)|settings\.(dirpath|clip)|git"
-    r"|clip\.(family|reason|source)|precision\.plugin|schedulers\[\d+\]\.settings\.base_lrs"
+    r"type|time|step|epoch|batch_idx|rank|run_id|resumed_from|steps_before|hardware\.(pid|hostname)|settings\.(dirpath|clip)"
+    r"|git|clip\.(family|reason|source)|precision\.plugin|schedulers\[\d+\]\.settings\.base_lrs"
 )
 # What is worth knowing and makes no other experiment: seeds, the machine, what only the monitor does.
 _BESIDE = re.compile(

@@ -34,6 +34,7 @@ _ELSEWHERE = {
     "clip",
     "run_id",
     "resumed_from",
+    "steps_before",
     "strategy",
     "world_size",
     *(f.name for f in fields(Event)),
