@@ -250,6 +250,7 @@ def test_counters_continue_and_the_new_log_names_the_old_run(tmp_path: Path) -> 
     start = events(tmp_path / "b", "run_start")[0]
     assert start.resumed_from == events(tmp_path / "a", "run_start")[0].run_id == first.run_id
     assert start.run_id == second.run_id != first.run_id
+    assert start.steps_before == 6
     end = events(tmp_path / "b", "run_end")[0]
     assert (end.steps, end.skipped_steps, end.incidents) == (12, 1, 1)
     assert second.counters.clip_rate == 11 / 12
@@ -266,6 +267,19 @@ def test_a_second_run_of_the_same_monitor_resumes_the_first(tmp_path: Path) -> N
     monitor.end("finished")
     starts = events(tmp_path, "run_start")
     assert [start.resumed_from for start in starts] == [None, first]
+    assert [event.steps for event in events(tmp_path, "run_end")] == [6, 12]
+
+
+def test_a_second_run_with_another_module_resumes_nothing_although_it_counts_on(tmp_path: Path) -> None:
+    first, second = setup(), setup()
+    monitor = watch(tmp_path, first)
+    train(monitor, first)
+    monitor.end("finished")
+    monitor.start(second.model, second.optimizer, context(tmp_path))
+    train(monitor, second)
+    monitor.end("finished")
+    starts = events(tmp_path, "run_start")
+    assert [(start.resumed_from, start.steps_before) for start in starts] == [(None, 0), (None, 6)]
     assert [event.steps for event in events(tmp_path, "run_end")] == [6, 12]
 
 

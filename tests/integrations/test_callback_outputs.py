@@ -159,6 +159,8 @@ def test_a_second_fit_with_the_same_callback_is_a_run_of_its_own(tmp_path: Path)
     starts, ends = events(tmp_path, "run_start"), events(tmp_path, "run_end")
     assert len({start["run_id"] for start in starts}) == 2
     assert sorted(end["steps"] for end in ends) == [5, 10]
+    assert sorted(start["steps_before"] for start in starts) == [0, 5]
+    assert [start["resumed_from"] for start in starts] == [None, None]
     assert len(events(tmp_path, "step")) == 10
 
 

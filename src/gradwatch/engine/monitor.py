@@ -95,8 +95,9 @@ class HealthMonitor:
         """
         self.end("interrupted", "another run was started")
         if self._started and not self._loaded:  # a second fit with the same callback goes on counting
-            self.resumed_from = self.run_id
-            self._memory = self._remembered() if self._watched.module is module else {}
+            same = self._watched.module is module
+            self.resumed_from = self.run_id if same else None
+            self._memory = self._remembered() if same else {}
         context = context or RunContext(dirpath=os.fspath(self.settings.dirpath or "gradwatch"))
         if loss_function is not None:
             context = replace(context, runner=LossFunctionRunner(loss_function))
@@ -511,6 +512,7 @@ class HealthMonitor:
             self.settings,
             run_id=self.run_id,
             resumed_from=self.resumed_from,
+            steps_before=self.counters.steps,
             clip=self.clip_rule,
         )
         self._reporter.start(event)

@@ -29,6 +29,7 @@ def run_start(
     *,
     run_id: str,
     resumed_from: str | None,
+    steps_before: int,
     clip: ClipRule,
 ) -> RunStart:
     """Return the setting of a run as it is now."""
@@ -37,6 +38,7 @@ def run_start(
         **header,
         run_id=run_id,
         resumed_from=resumed_from,
+        steps_before=steps_before,
         model=type(watched.module).__name__,
         versions=environment.versions(),
         hardware={**environment.hardware(device), "pid": os.getpid()},
