@@ -52,6 +52,18 @@ def test_a_healthy_run(tmp_path: Path) -> None:
     assert (verdict.reasons, verdict.advice) == ([], [])
 
 
+def test_who_has_ended_a_run_early_is_told(tmp_path: Path) -> None:
+    end = run_end(incidents=0, steps=80, reason="max_time is over")
+    assert judge(tmp_path, run_start(), at(10), end).headline == (
+        "finished healthy after 80 steps; stopped early: max_time is over"
+    )
+    assert judge(tmp_path, run_start(), at(10), told(12), end).headline == (
+        "finished with 1 finding (1 warning), open to the end; stopped early: max_time is over"
+    )
+    long = replace(end, reason=f"EarlyStopping: {'x' * 1000}\x1b")
+    assert len(judge(tmp_path, run_start(), at(10), long).headline) < 400
+
+
 def test_information_is_no_trouble(tmp_path: Path) -> None:
     verdict = judge(tmp_path, run_start(), told(10, severity="info"), run_end())
     assert (verdict.healthy, verdict.state, verdict.reasons) == (True, "healthy", [])

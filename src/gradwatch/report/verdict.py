@@ -65,6 +65,7 @@ def verdict_of(run: Run) -> Verdict:
     if state == "healthy" and found:
         state, headline = "findings", f"finished with {_tally(run, troubles)}"
         headline += "; at the end its numbers were not finite" if lost else ""
+        headline += _early(run)
     elif found and state in ("interrupted", "running", "stopped", "killed"):
         headline = f"{headline}; until then {_tally(run, troubles)}"
     advice = [incident.advice for incident in without_echoes(run.incidents)] + [group[0].advice for group in codes]
@@ -90,8 +91,14 @@ def _ending(run: Run) -> tuple[State, str]:
     if lost and end.status != "finished":
         return "killed", f"{_loss(run, lost)}; then rank {end.rank} {_how(run, end)[1]}"
     if end.status == "finished":
-        return "healthy", f"finished healthy after {count(own_steps(run) or 0, 'step')}"
+        return "healthy", f"finished healthy after {count(own_steps(run) or 0, 'step')}{_early(run)}"
     return _how(run, end)
+
+
+def _early(run: Run) -> str:
+    """Return who has ended a run that finished before its time, if anyone did."""
+    reason = run.end.reason if run.end is not None else None
+    return f"; stopped early: {shorten(clean(reason), REASON_WIDTH)}" if reason else ""
 
 
 def _how(run: Run, end: RunEnd) -> tuple[State, str]:
