@@ -166,11 +166,14 @@ def mark_signs(marks: Sequence[Mark], steps: Axis) -> list[Markup]:
 def _neighbours(marks: Sequence[Mark], steps: Axis) -> list[list[Mark]]:
     """Return marks in groups that begin less than ``SIGN`` of the axis after the first of the group."""
     groups: list[list[Mark]] = []
-    for mark in sorted(marks, key=lambda mark: mark.step):
-        if groups and _place(steps, mark.step) - _place(steps, groups[-1][0].step) < SIGN:
+    begin = 0.0
+    ordered = sorted(marks, key=lambda mark: mark.step)
+    for mark, place in zip(ordered, _places(steps, ordered), strict=True):
+        if groups and place - begin < SIGN:
             groups[-1].append(mark)
         else:
             groups.append([mark])
+            begin = place
     return groups
 
 
@@ -192,6 +195,12 @@ def _place(axis: Axis, value: float) -> float:
     return float(axis.place(np.array([value]))[0])
 
 
+def _places(axis: Axis, marks: Sequence[Mark]) -> list[float]:
+    """Return the places of all marks at once: there may be ten thousand."""
+    places: list[float] = axis.place(np.array([mark.step for mark in marks], dtype=np.float64)).tolist()
+    return places
+
+
 def _percent(part: float) -> str:
     return f"{100.0 * part:.3f}%"
 
@@ -210,9 +219,10 @@ def _grid(values: Axis, steps: Axis) -> list[Markup]:
 def _mark_lines(marks: Sequence[Mark], steps: Axis) -> list[Markup]:
     """Return a line for each place where something happened, as severe as the worst there."""
     places: dict[str, str] = {}
-    for mark in sorted(marks, key=lambda mark: SEVERITIES.index(_severity(mark))):
-        if steps.low <= mark.step <= steps.high:
-            places[f"{WIDTH * _place(steps, mark.step):.0f}"] = _severity(mark)
+    shown = [mark for mark in marks if steps.low <= mark.step <= steps.high]
+    shown.sort(key=lambda mark: SEVERITIES.index(_severity(mark)))
+    for mark, place in zip(shown, _places(steps, shown), strict=True):
+        places[f"{WIDTH * place:.0f}"] = _severity(mark)
     return [
         element("line", x1=x, x2=x, y1=0, y2=f"{HEIGHT:.0f}", class_=f"at {severity}") for x, severity in places.items()
     ]
