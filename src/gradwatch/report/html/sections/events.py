@@ -6,9 +6,11 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from gradwatch.report.episodes import rank_of
 from gradwatch.report.html.formats import UNKNOWN, count, moment, number
 from gradwatch.report.html.markup import Child, Markup, element, join, short
 from gradwatch.report.html.page import Section, facts, folded, table
+from gradwatch.report.html.sections.room import fitting, named, size_of
 from gradwatch.report.html.sections.view import Group, Told, View, severity_of
 from gradwatch.report.incidents import telling
 
@@ -22,19 +24,24 @@ MOST_NAMES = 400
 MOST_BARS = 60
 MOST_INCIDENTS = 100
 MOST_TEXT = 20_000
+ROOM = 2_000_000  # bytes for all of it, at most half of them for incidents
 
 
 def events_section(view: View) -> Section:
     """Return the section of findings and incidents."""
-    rows = [(group.since, _finding(view, group)) for group in view.groups]
-    rows += [(told.incident.step, _incident(view, told)) for told in view.incidents[:MOST_INCIDENTS]]
+    incidents, _ = fitting(view.incidents[:MOST_INCIDENTS], lambda told: _incident(view, told), ROOM // 2)
+    left = ROOM - size_of(row for _, row in incidents)
+    worst_first = sorted(view.groups, key=lambda group: -rank_of(group.worst.severity))
+    findings, left_out = fitting(worst_first, lambda group: _finding(view, group), left)
+    rows = [(group.since, row) for group, row in findings] + [(told.incident.step, row) for told, row in incidents]
     rows.sort(key=lambda row: row[0])
-    more = len(view.incidents) - MOST_INCIDENTS
+    more = len(view.incidents) - len(incidents)
     body = join(
         [
             element("div", [row for _, row in rows], class_="list")
             if rows
             else element("p", "No rule has found anything, and nothing became non-finite.", class_="empty"),
+            named(left_out, view.run.folder),
             element("p", f"{count(more, 'more incident')}: see the folder.", class_="note") if more > 0 else None,
         ]
     )
