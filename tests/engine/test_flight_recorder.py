@@ -313,6 +313,21 @@ def test_a_folder_removed_in_mid_run(tmp_path: Path) -> None:
     assert [event.type for event in events(tmp_path / "run")] == ["run_start", "step", "step", "last_steps", "run_end"]
 
 
+def test_a_folder_that_is_renamed_in_mid_run_has_every_step(tmp_path: Path) -> None:
+    parts = setup()
+    monitor = watch(tmp_path / "run", parts, log_every_n_steps=2)
+    train(monitor, parts, after_step=lambda batch: rename(tmp_path) if batch == 2 else None)
+    assert ring_of(tmp_path / "better").steps == list(range(6))
+    monitor.end("finished")
+    (last,) = load_last_steps(tmp_path / "better")
+    assert (last.reason, last.steps) == ("end", list(range(6)))
+    assert not (tmp_path / "run").exists()
+
+
+def rename(folder: Path) -> None:
+    (folder / "run").rename(folder / "better")
+
+
 def test_copies_write_nothing(tmp_path: Path) -> None:
     parts = setup()
     flight = FlightRecorder(Watched(parts.model, [parts.optimizer], "layer"), 0)

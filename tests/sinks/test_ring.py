@@ -110,6 +110,20 @@ def test_it_knows_when_its_file_has_been_touched(tmp_path: Path) -> None:
     made.remove()  # twice is once
 
 
+def test_it_goes_on_in_a_folder_that_was_moved_and_leaves_the_place_to_others(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    made = begun(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert made.is_whole()
+    made.write(0, [row(7)])
+    assert load_ring(tmp_path / "moved" / "last_steps.bin")[0].steps == [7]
+    (tmp_path / "run").mkdir()
+    other = begun(tmp_path / "run")
+    assert made.is_whole()
+    made.remove()
+    assert other.is_whole()
+
+
 def test_removing_leaves_nothing(tmp_path: Path) -> None:
     begun(tmp_path).remove()
     assert list(tmp_path.iterdir()) == []

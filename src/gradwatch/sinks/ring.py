@@ -72,6 +72,7 @@ class Ring:
                 if own:
                     self.write(optimizer, own)
             os.replace(successor, path)  # noqa: PTH105 - beside the descriptors, the system's own calls
+            self._links = os.fstat(self._descriptor).st_nlink  # some network file systems say 0
         except BaseException:
             self.close()
             successor.unlink(missing_ok=True)
@@ -100,12 +101,15 @@ class Ring:
         return self._forks == forks()
 
     def is_whole(self) -> bool:
-        """Whether the file is still there, with its size: nobody has removed it or cut it off."""
+        """Whether the file is still there, with its size: nobody has removed it or cut it off.
+
+        It may be elsewhere: one whose folder was given another name is written on there, as the event log is.
+        """
         try:
             state = os.fstat(self._descriptor)
-            return state.st_size == self._size and os.path.samestat(state, os.stat(self.path))  # noqa: PTH116 - as above
         except OSError:
             return False
+        return state.st_size == self._size and state.st_nlink >= self._links
 
     def close(self) -> None:
         """Close the file and leave it."""
@@ -114,10 +118,16 @@ class Ring:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Close the file and remove it."""
-        if self.is_ours() and self.is_whole():  # another one of this name is none of ours
+        """Close the file and remove it; one that has been moved stays."""
+        if self.is_ours() and self._is_here():  # another one of this name is none of ours
             self.path.unlink(missing_ok=True)
         self.close()
+
+    def _is_here(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), os.stat(self.path))  # noqa: PTH116 - as above
+        except OSError:
+            return False
 
     def _write(self, data: memoryview, place: int) -> None:
         if len(self._seconds) >= TIMED_CALLS:
