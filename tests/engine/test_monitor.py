@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
+import pickle
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +16,7 @@ from gradwatch import HealthMonitor
 from tests.engine.loops import context, events, setup, spoiled, train, watch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -301,6 +304,34 @@ def test_states_of_other_versions_load(state: dict[str, Any]) -> None:
     monitor.load_state_dict(state)
     assert monitor.resumed_from == state.get("run_id")
     assert monitor.counters.steps == state.get("counters", {}).get("steps", 0)
+
+
+COPIES: list[Callable[[Any], Any]] = [copy.copy, copy.deepcopy, lambda monitor: pickle.loads(pickle.dumps(monitor))]
+
+
+@pytest.mark.parametrize("copied", COPIES, ids=["copy", "deepcopy", "pickle"])
+def test_a_copy_has_the_settings_and_nothing_of_the_run(copied: Callable[[Any], Any], tmp_path: Path) -> None:
+    parts = setup()
+    monitor = watch(tmp_path, parts, clip=0.5)
+    train(monitor, parts, parts.batches[:3])
+    other = copied(monitor)
+    assert (other.settings, other.counters.steps, other.active) == (monitor.settings, 0, False)
+    train(monitor, parts, parts.batches[3:])
+    monitor.end("finished")
+    other = copied(monitor)
+    other.start(parts.model, parts.optimizer, context(tmp_path))
+    train(other, parts)
+    other.end("finished")
+    assert [start.resumed_from for start in events(tmp_path, "run_start")] == [None, None]
+    assert [(end.run_id, end.steps) for end in events(tmp_path, "run_end")] == [(monitor.run_id, 6), (other.run_id, 6)]
+
+
+def test_a_copy_has_what_was_loaded_for_a_run_to_come() -> None:
+    monitor = HealthMonitor()
+    monitor.load_state_dict({"version": 1, "run_id": "other", "counters": {"steps": 40}, "rules": {"a": 1}})
+    twin = copy.deepcopy(monitor)
+    assert (twin.resumed_from, twin.counters.steps) == ("other", 40)
+    assert twin.state_dict()["rules"] == {"a": 1}
 
 
 # -- what others may ask ---------------------------------------------------------------------------------------------

@@ -151,6 +151,25 @@ def test_a_file_in_the_place_of_dirpath_is_a_warning(
 # -- copies of the module --------------------------------------------------------------------------------------------
 
 
+def test_a_trainer_that_has_fitted_can_be_copied(tmp_path: Path) -> None:
+    trainer = fit(tmp_path, Odd(Partly()), monitor(tmp_path), max_epochs=1).trainer
+    for trainer_again in (copy.deepcopy(trainer), pickle.loads(pickle.dumps(trainer))):
+        trainer_again.fit_loop.max_epochs = 2
+        trainer_again.fit(trainer_again.lightning_module, data())
+    assert [event["steps"] for event in events(tmp_path, "run_end")] == [5, 5, 5]
+
+
+def test_a_copy_of_the_callback_takes_back_no_hook_of_the_original(tmp_path: Path) -> None:
+    class Copying(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            twin = copy.deepcopy(trainer.callbacks[0])
+            twin.teardown(trainer, trainer.lightning_module, "fit")
+
+    fit(tmp_path, seeded(), monitor(tmp_path), Copying(), max_epochs=1)
+    assert len(events(tmp_path, "step")) == 5
+    assert [event["status"] for event in events(tmp_path, "run_end")] == ["finished"]
+
+
 def test_copies_of_the_module_carry_nothing_of_the_monitor(tmp_path: Path) -> None:
     copies: list[Any] = []
 

@@ -66,6 +66,10 @@ class HealthMonitor:
 
     def __init__(self, **arguments: Any) -> None:
         self.settings = Settings(**arguments)
+        self._be_new()
+
+    def _be_new(self) -> None:
+        """Be a monitor that has watched nothing."""
         self.counters = Counters()
         self.run_id = uuid.uuid4().hex
         self.resumed_from: str | None = None
@@ -73,6 +77,18 @@ class HealthMonitor:
         self._anomaly = AnomalyMode()
         self._told = self.counters.trouble
         self._memory: dict[str, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the settings and what was loaded for a run to come; batches and files stay with this one."""
+        loaded = {**self.state_dict(), "run_id": self.resumed_from} if self._loaded else None
+        return {"settings": self.settings, "loaded": loaded}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be a monitor that has watched nothing yet."""
+        self.settings = state["settings"]
+        self._be_new()
+        if state["loaded"] is not None:
+            self.load_state_dict(state["loaded"])
 
     # -- the life of a run --------------------------------------------------------------------------------------
 

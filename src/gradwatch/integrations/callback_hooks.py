@@ -118,6 +118,10 @@ class MonitorHooks:
         self._undo: list[Callable[[], None]] = []
         self._failures: set[str] = set()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies, as of a Trainer, have none of the hooks that are to be taken back from this one's."""
+        return {**vars(self), "_undo": []}
+
     # -- the life of a run --------------------------------------------------------------------------------------
 
     @never_fatal
