@@ -10,7 +10,7 @@ import numpy as np
 
 from gradwatch.detectors.catalogue import gradients as rules
 from gradwatch.detectors.detector import Limits, Reading, Sign, detector, remembering
-from gradwatch.detectors.statistics import Recent, finite_median, logarithms, moved, remember
+from gradwatch.detectors.statistics import WINDOWS, Recent, finite_median, remember
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,16 +29,17 @@ NAMED = 5
 
 
 class Level(NamedTuple):
-    """Medians of the first and last windows, norms and losses of the last steps, each layer's usual log norm.
+    """Medians of the first and last windows, norms and losses of the last steps, the layers' norms at the last records.
 
-    ``strength`` is by how much the last window was above its usual level, in units of the limit.
+    ``layers`` has shape [records, layers], oldest first. ``strength`` is by how much the last window was above its
+    usual level, in units of the limit.
     """
 
     first: Recent = ()
     recent: Recent = ()
     norms: np.ndarray = np.zeros(0)
     losses: np.ndarray = np.zeros(0)
-    usual: np.ndarray = np.zeros(0)
+    layers: np.ndarray = np.zeros((0, 0))
     strength: float = 0.0
 
 
@@ -48,14 +49,13 @@ def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, 
         return state, None
     norm, loss = seen.rows.grad_norm, seen.rows.loss
     complete = (norm > 0) & ~np.isnan(loss)
-    logs = logarithms(seen.layers.grad_norm)
-    usual = state.usual if state.usual.size else logs
+    by_layer = state.layers if state.layers.size else np.zeros((0, len(seen.layers.names)))
     after = Level(
         first=state.first if len(state.first) >= FIRST else remember(state.first, now, FIRST),
         recent=remember(state.recent, now),
         norms=np.concatenate((state.norms, norm[complete]))[-GROWTH_ROWS:],
         losses=np.concatenate((state.losses, loss[complete]))[-GROWTH_ROWS:],
-        usual=moved(usual, logs, rate=0.2, largest=1.0),
+        layers=np.concatenate((by_layer, seen.layers.grad_norm[None]))[-WINDOWS:],
     )
     level = _level(state, now, limits)
     # One window above the usual level may be an odd stretch of data; growth over many steps is its own confirmation.
@@ -64,7 +64,7 @@ def _exploding(state: Level, seen: Observation, limits: Limits) -> tuple[Level, 
     def explain(_: int) -> Sign:
         base = finite_median(state.recent) if len(state.recent) >= FIRST else float(after.norms.min())
         evidence = {"norm": now, "usual": base, "factor": now / base if base > 0 else math.inf}
-        return Sign(evidence, layer=_grown_most(seen.layers, logs - usual))
+        return Sign(evidence, layer=_grown_most(seen.layers, by_layer))
 
     return after._replace(strength=level), Reading(strength, (None,), explain)
 
@@ -108,10 +108,13 @@ def _learns(losses: Sequence[float]) -> bool:
     return last < first and abs(last) <= RUNS_AWAY * abs(first)
 
 
-def _grown_most(layers: Layers, growth: np.ndarray) -> str | None:
-    if not np.isfinite(growth).any():
-        return None
-    return layers.names[int(np.nanargmax(growth))]
+def _grown_most(layers: Layers, before: np.ndarray) -> str | None:
+    """Return the layer whose norm has grown most beside its median at the records before, shape [records, layers]."""
+    usual = np.array([finite_median(column) for column in before.T])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        growth = layers.grad_norm / usual if usual.size else np.zeros(0)
+    finite = np.isfinite(growth)
+    return layers.names[int(np.argmax(np.where(finite, growth, -1.0)))] if finite.any() else None
 
 
 def _vanishing(seen: Observation, limits: Limits) -> Reading | None:
@@ -184,7 +187,7 @@ def _outlier(seen: Observation, limits: Limits) -> Reading | None:
 
 
 DETECTORS = (
-    remembering(rules.EXPLODING, Level, _exploding, by_layer=("usual",)),
+    remembering(rules.EXPLODING, Level, _exploding, by_layer=("layers",)),
     detector(rules.VANISHING, _vanishing),
     detector(rules.DEAD, _dead),
     remembering(rules.UNUSED, Never, _unused),
