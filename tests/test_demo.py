@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,10 @@ import torch
 from rich.console import Console
 from torch.nn import functional
 
+from gradwatch.demo.commands import TAB_NAME, next_commands
 from gradwatch.demo.digits import ClassBalancedCNN
 from gradwatch.demo.progress import LineDisplay, LiveDisplay
-from gradwatch.demo.render import Report, print_report, tensorboard_command
+from gradwatch.demo.render import Report, print_end, print_report
 from gradwatch.demo.setting import DemoError, fresh_folder
 from gradwatch.demo.summary import summarize
 from gradwatch.demo.text import english_characters, unigram_cross_entropy
@@ -35,6 +37,7 @@ from gradwatch.records import (
     StepRecord,
     Window,
 )
+from gradwatch.tensorboard_plugin import plugin
 
 HEALTHY, BUGGY = TRAININGS[0], TRAININGS[-1]
 RULE = ClipRule(max_norm=0.25, family="recurrent", reason="1 LSTM module", source="awd-lstm-lm main.py")
@@ -327,14 +330,62 @@ def test_a_log_gets_a_few_plain_lines_per_training() -> None:
     assert "grad norm 2.000" in lines[-1]
 
 
-def test_the_tensorboard_command_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# --- what to type next -----------------------------------------------------------------------------------------------
+
+
+def test_the_commands_can_be_pasted_where_no_environment_is_active(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    (python.parent / "tensorboard").touch()
+    for program in ("gradwatch", "tensorboard"):
+        (python.parent / program).touch()
     monkeypatch.setattr(sys, "executable", str(python))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "")
-    assert tensorboard_command(Path("my demo")) == ".venv/bin/tensorboard --logdir 'my demo'"
+    assert [command.line for command in next_commands(Path("my demo"), Path("my demo/nan_bug"))] == [
+        ".venv/bin/gradwatch show 'my demo/nan_bug'",
+        ".venv/bin/gradwatch report 'my demo/nan_bug' -o report.html",
+        ".venv/bin/tensorboard --logdir 'my demo'",
+    ]
+
+
+def test_programs_on_the_path_are_called_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for program in ("gradwatch", "tensorboard"):
+        (tmp_path / program).touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lines = [command.line for command in next_commands(Path("out"), Path("out/nan_bug"))]
+    assert [line.split()[0] for line in lines] == ["gradwatch", "gradwatch", "tensorboard"]
+
+
+def test_the_tab_is_called_as_the_plugin_calls_it() -> None:
+    assert TAB_NAME == plugin.TAB_NAME
+
+
+def _end(folder: Path, reports: list[Report], width: int = 80) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_end(console, reports, folder, 75.2)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_end_leads_to_the_run_with_the_bug_and_names_the_tab(tmp_path: Path) -> None:
+    fine, bug = tmp_path / "digits_cnn", tmp_path / "nan_bug"
+    text = _end(tmp_path, [_report(fine, [_start()]), _report(bug, [_start(), _incident()], buggy=True)])
+    assert "All as expected after 75 s. Look closer with:" in text
+    assert f" show {bug}\n" in text  # in one line, however long
+    assert f" report {bug} -o report.html\n" in text
+    assert f" --logdir {tmp_path}\n" in text
+    assert "in the tab Numerical Health" in text
+
+
+def test_the_end_leads_to_the_run_that_went_otherwise_than_expected(tmp_path: Path) -> None:
+    odd, bug = tmp_path / "digits_cnn", tmp_path / "nan_bug"
+    reports = [_report(odd, [_start()], problem="it did not learn"), _report(bug, [_start()], buggy=True)]
+    text = _end(tmp_path, reports)
+    assert "Not as expected: digits CNN after 75 s" in text
+    assert f" show {odd}\n" in text
 
 
 # --- all of it, quickly ----------------------------------------------------------------------------------------------
@@ -361,4 +412,21 @@ def test_a_quick_demo_runs_from_end_to_end(tmp_path: Path) -> None:
     assert str(file.relative_to(tmp_path)) in done.stdout
     assert json.loads(file.read_text(encoding="utf-8"))["action"] == "raised"
     assert "every weight is still finite" in " ".join(done.stdout.split())
-    assert "tensorboard --logdir out\n" in done.stdout
+    _check_commands(tmp_path, done.stdout)
+
+
+def _check_commands(folder: Path, printed: str) -> None:
+    """Type the last lines of the demo, as they stand there, except the server's, which does not end."""
+    lines = printed[printed.index("Look closer with:") :].splitlines()
+    (show, report) = (line for line in lines if re.search("gradwatch (show|report) ", line))
+    shown = _type(show, folder)
+    assert "Guard the count" in shown
+    _type(report, folder)
+    assert "Guard the count" in (folder / "report.html").read_text(encoding="utf-8")
+    assert printed.endswith("tensorboard --logdir out\n\n")
+
+
+def _type(line: str, folder: Path) -> str:
+    done = subprocess.run(shlex.split(line), cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -15,8 +11,11 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from gradwatch.demo.commands import next_commands
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from rich.console import Console
 
@@ -64,6 +63,22 @@ def print_report(console: Console, report: Report) -> None:
         console.print(Text.assemble((" file       " if beside else " file\n  ", "dim"), str(file)), soft_wrap=True)
 
 
+def print_end(console: Console, reports: Sequence[Report], folder: Path, seconds: float) -> None:
+    """Print whether all went well, and the commands that show more."""
+    failed = [report for report in reports if report.problem is not None]
+    worth_a_look = failed or [report for report in reports if report.training.bug is not None]
+    titles = ", ".join(report.training.title for report in failed)
+    verdict = f"Not as expected: {titles}" if failed else "All as expected"
+    console.print()
+    console.print(f"[{'red' if failed else 'green'}]{verdict}[/] after {seconds:.0f} s. Look closer with:")
+    for command in next_commands(folder, worth_a_look[0].folder):
+        console.print()
+        console.print(f"  {command.shows}:", style="dim", markup=False, soft_wrap=True)
+        # soft_wrap: a command that is broken into two lines cannot be copied.
+        console.print(f"  {command.line}", style="bold", markup=False, soft_wrap=True)
+    console.print()
+
+
 def rows(report: Report) -> Iterator[tuple[str, str]]:
     """Yield label and value of each fact, most important first."""
     summary = report.summary
@@ -100,17 +115,6 @@ def _incident_rows(incident: Incident, report: Report) -> Iterator[tuple[str, st
 def incident_files(folder: Path) -> list[Path]:
     """Return the incident files below the folder of a run."""
     return sorted((folder / "gradwatch" / "incidents").glob("*/incident.json"))
-
-
-def tensorboard_command(folder: Path) -> str:
-    """Return the command that opens TensorBoard on ``folder``, in a shell where no environment is active."""
-    program = "tensorboard"
-    beside_python = Path(sys.executable).with_name(program)
-    found = shutil.which(program)
-    if (found is None or Path(found) != beside_python) and beside_python.exists():
-        here = Path.cwd()
-        program = str(beside_python.relative_to(here) if beside_python.is_relative_to(here) else beside_python)
-    return f"{shlex.quote(program)} --logdir {shlex.quote(str(folder))}"
 
 
 def _status(report: Report) -> str:

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from gradwatch import NonFiniteError, NumericalHealthMonitor, load_events
 from gradwatch.demo.progress import LineDisplay, LiveDisplay, ProgressCallback
-from gradwatch.demo.render import Report, incident_files, print_report, tensorboard_command
+from gradwatch.demo.render import Report, incident_files, print_end, print_report
 from gradwatch.demo.summary import RunSummary, summarize
 from gradwatch.demo.trainings import TRAININGS, Setup, Training
 
@@ -51,7 +51,7 @@ def run_demo(console: Console, folder: Path, *, quick: bool) -> bool:
         reports = [_run(training, limit, folder / training.name, display, quick=quick) for training, limit in steps]
     for report in reports:
         print_report(console, report)
-    _print_end(console, reports, folder, time.monotonic() - began)
+    print_end(console, reports, folder, time.monotonic() - began)
     return all(report.problem is None for report in reports)
 
 
@@ -115,17 +115,6 @@ def _problem_of_healthy(summary: RunSummary) -> str | None:
 
 def _finite(model: LightningModule) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in model.state_dict().values())
-
-
-def _print_end(console: Console, reports: list[Report], folder: Path, seconds: float) -> None:
-    failed = [report.training.title for report in reports if report.problem is not None]
-    verdict = f"Not as expected: {', '.join(failed)}" if failed else "All as expected"
-    console.print()
-    console.print(f"[{'red' if failed else 'green'}]{verdict}[/] after {seconds:.0f} s. See the curves with:")
-    console.print()
-    # soft_wrap: a command that is broken into two lines cannot be copied.
-    console.print(f"  {tensorboard_command(folder)}", style="bold", markup=False, soft_wrap=True)
-    console.print()
 
 
 @contextmanager
