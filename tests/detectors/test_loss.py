@@ -90,6 +90,14 @@ def test_a_gain_that_is_lost_again() -> None:
     assert course("loss-divergence", records(losses)) == [(229, "opened")]
 
 
+def test_a_divergence_is_told_beside_the_start_that_it_is_measured_by() -> None:
+    """Not beside the first loss of all, which may be far above: the first steps learn fastest."""
+    losses = [9.0, *[1.0] * 99, *[2.0] * 60]
+    (opened,) = findings("loss-divergence", records(losses))
+    assert opened.message == "The loss has risen to 2, from 1 at the start and 1 at its best (medians of 20 steps)."
+    assert opened.evidence == {"loss": 2.0, "start": 1.0, "best": 1.0}
+
+
 def test_adversarial_losses_may_rise() -> None:
     losses = noisy(list(np.geomspace(1, 50, 300)))
     assert findings("loss-divergence", records(losses))

@@ -124,7 +124,7 @@ def _divergence(before: Diverging, seen: Observation, limits: Limits) -> tuple[D
         return after, whole_run(0.0, lambda: Sign({}))  # a surrogate, as that of a policy gradient, may end near 0
     rise = (now - start) / max(limits["rise"] * abs(start), noise, floor, SMALLEST)
     lost = (now - state.best) / gained if gained > max(FIFTH * abs(start), noise, floor) else 0.0
-    evidence = {"loss": now, "start": float(state.first[0]), "best": state.best}
+    evidence = {"loss": now, "start": start, "best": state.best}
     return after, whole_run(max(rise, lost), lambda: Sign(evidence))
 
 

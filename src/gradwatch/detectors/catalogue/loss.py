@@ -54,7 +54,8 @@ DIVERGENCE = Rule(
     " the first 20: now - start is at least `rise` times |start| and `deviations` times the noise (at the start, or"
     " three log steps ago); or now has come back from the best such median to start, where the gain was beyond a fifth"
     " of |start| and `deviations` times the noise",
-    message="The loss has risen to {loss:.4g}; the first one was {start:.4g}, the best level {best:.4g}.",
+    message="The loss has risen to {loss:.4g}, from {start:.4g} at the start and {best:.4g} at its best (medians of 20"
+    " steps).",
     causes=(
         "a learning rate that is too high",
         "a sign error in the loss, or a loss that is maximised",
