@@ -111,6 +111,19 @@ def test_noise_around_zero_is_no_divergence(seed: int) -> None:
     assert findings("loss-divergence", records(losses)) == []
 
 
+def test_a_loss_without_a_floor_may_return_to_its_start() -> None:
+    """As that of an actor and a critic, whose value it begins with: negative while it learns, near 0 in the end."""
+    losses = noisy(0.04, 60, noise=0.01) + noisy(-0.2, 200, noise=0.01) + noisy(0.05, 100, noise=0.01)
+    assert {finding.severity for finding in findings("loss-divergence", records(losses))} == {"info"}
+
+
+def test_a_loss_without_a_floor_that_runs_away_is_a_warning() -> None:
+    losses = noisy(list(np.linspace(2, -1, 200))) + noisy(list(np.geomspace(1, 1000, 100)))
+    told = findings("loss-divergence", records(losses))
+    assert (told[0].status, told[0].severity) == ("opened", "info")
+    assert (told[-1].status, told[-1].severity) == ("updated", "warning")
+
+
 # -- loss-plateau ---------------------------------------------------------------------------------------------------
 
 

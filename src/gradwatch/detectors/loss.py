@@ -27,6 +27,8 @@ WARNS_ABOVE_START = 2.0
 NOISES = 4
 COMES_DOWN = 0.05
 FIFTH = 0.2
+# A loss without a floor diverges if it rises by so many times all that it had gained.
+RUNS_AWAY = 10.0
 
 
 class Usual(NamedTuple):
@@ -124,8 +126,13 @@ def _divergence(before: Diverging, seen: Observation, limits: Limits) -> tuple[D
         return after, whole_run(0.0, lambda: Sign({}))  # a surrogate, as that of a policy gradient, may end near 0
     rise = (now - start) / max(limits["rise"] * abs(start), noise, floor, SMALLEST)
     lost = (now - state.best) / gained if gained > max(FIFTH * abs(start), noise, floor) else 0.0
-    evidence = {"loss": now, "start": start, "best": state.best}
-    return after, whole_run(max(rise, lost), lambda: Sign(evidence))
+
+    def explain() -> Sign:
+        # Below zero there is no floor: such a loss may weigh advantages or samples of its own and need not fall.
+        signed = state.best < 0 and now - start < RUNS_AWAY * max(abs(start), gained)
+        return Sign({"loss": now, "start": start, "best": state.best}, severity="info" if signed else None)
+
+    return after, whole_run(max(rise, lost), explain)
 
 
 def _plateau(state: Course, seen: Observation, limits: Limits) -> tuple[Course, Reading | None]:

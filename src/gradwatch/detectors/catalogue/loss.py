@@ -53,7 +53,8 @@ DIVERGENCE = Rule(
     formula="with now = median of the last 20 losses (or of all since the last log step, if more) and start = that of"
     " the first 20: now - start is at least `rise` times |start| and `deviations` times the noise (at the start, or"
     " three log steps ago); or now has come back from the best such median to start, where the gain was beyond a fifth"
-    " of |start| and `deviations` times the noise",
+    " of |start| and `deviations` times the noise. Info where the best such median is below 0, as that of a policy"
+    " gradient, while now - start is under 10 times the gain and |start|",
     message="The loss has risen to {loss:.4g}, from {start:.4g} at the start and {best:.4g} at its best (medians of 20"
     " steps).",
     causes=(
