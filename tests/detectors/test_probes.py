@@ -129,6 +129,23 @@ def test_of_many_wrong_tensors_the_worst_are_named() -> None:
     assert list(finding.evidence["relative_error"]) == ["w0", "w1", "w2", "w3", "w4"]
 
 
+def test_a_straight_through_function_is_a_remark() -> None:
+    finding = one(update(replace(wrong(), culprit=replace(CULPRIT, surrogate=True))))
+    assert finding.severity == "info"
+    assert finding.layer == "block.act"
+    assert finding.message.endswith(
+        " Scale in block.act (model.py:12) is constant where it has a gradient: straight through, and most likely"
+        " meant."
+    )
+    assert finding.advice == rules.STRAIGHT_THROUGH_ADVICE
+
+
+def test_a_wrong_backward_beside_a_straight_through_function_is_an_error() -> None:
+    finding = one(update(replace(wrong(), culprit=replace(CULPRIT, surrogate=True)), wrong(8)))
+    assert (finding.status, finding.severity) == ("updated", "error")
+    assert finding.message.endswith(" The backward of Scale in block.act (model.py:12) is wrong.")
+
+
 def test_a_mismatch_of_the_whole_alone_names_no_tensor() -> None:
     finding = one(update(check(verdict="mismatch")))
     assert finding.message == "Autograd and finite differences disagree for the weights together."

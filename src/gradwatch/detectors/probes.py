@@ -30,11 +30,15 @@ def _mismatch(check: GradientCheck, _limits: Limits) -> Reading:
 def _of_mismatch(check: GradientCheck) -> Sign:
     wrong = {name: parameter for name, parameter in check.parameters.items() if parameter.correct == "mismatch"}
     culprit = check.culprit
-    where = "" if culprit is None else f" The backward of {_described(culprit)} is wrong."
+    meant = culprit is not None and culprit.surrogate
+    template = rules.STRAIGHT_THROUGH if meant else " The backward of {what} is wrong."
+    where = "" if culprit is None else template.format(what=_described(culprit))
     return Sign(
         {"relative_error": {name: found.relative_error for name, found in _worst(wrong)}, "h": check.h},
         layer=None if culprit is None else culprit.module or ROOT,
+        severity="info" if meant else None,
         message=rules.MISMATCH.message.format(names=_listed(wrong) or "the weights together", where=where),
+        advice=rules.STRAIGHT_THROUGH_ADVICE if meant else None,
     )
 
 

@@ -8,7 +8,8 @@ MISMATCH = Rule(
     code="gradient-mismatch",
     severity="error",
     meaning="A gradient is wrong: autograd and finite differences disagree in float64.",
-    formula="the verdict of a gradient check is mismatch",
+    formula="the verdict of a gradient check is mismatch; info where it comes from a custom function that is constant"
+    " where it has a gradient, as one that rounds, straight through",
     message="Autograd and finite differences disagree for {names}.{where}",
     causes=(
         "a custom autograd.Function whose backward is not the derivative of its forward",
@@ -21,6 +22,10 @@ MISMATCH = Rule(
     silent_when="the point is a kink, or the loss does not move by more than its round-off",
     quantity="1 where the gradient is wrong",
     looks_at="gradient check",
+)
+STRAIGHT_THROUGH = " {what} is constant where it has a gradient: straight through, and most likely meant."
+STRAIGHT_THROUGH_ADVICE = (
+    "If that is meant (rounding, binarised weights, spikes), all is well: no difference can confirm such a gradient."
 )
 
 STOPPED = Rule(
