@@ -298,10 +298,15 @@ class HealthMonitor:
             bad = self._bad_step(group, gradients)._replace(steps_before=self._steps_in_batch - 1)
             self._respond(bad, again=True)
 
+    @property
+    def awaits_update(self) -> bool:
+        """Whether ``after_step`` has something to do: on other steps it need not be called."""
+        return self._recorder.waits() or bool(self._rollbacks)
+
     def after_step(self, optimizer: Optimizer) -> None:
         """Finish the record of a log step, now that the weights have moved."""
-        if not (self._recorder.waits() or self._rollbacks):
-            return  # nearly always
+        if not self.awaits_update:
+            return
         index = self._watched.group_of(optimizer).index
         self._rollbacks.pop(index, None)
         if self._recorder.waits(index):
