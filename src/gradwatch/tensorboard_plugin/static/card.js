@@ -39,12 +39,12 @@ export function createCard(app, run) {
     const answer = data.events(now);
     const told = answer.value ?? NOTHING;
     const happenings = shared.happenings(now);
-    showTrouble(problem, now, error ?? answer.error);
     summary.textContent = summaryOf(now, told);
     plots.element.hidden = !matrix;
     card.axis = stepAxis(shared.range, plots.width());
     const context = { ...shared, view, axis: card.axis, matrix, visible: matrix && shared.visible(matrix) };
-    if (matrix && card.axis.width) plots.draw(context, now, happenings);
+    const lost = matrix && card.axis.width ? plots.draw(context, now, happenings) : null;
+    showTrouble(problem, now, error ?? answer.error ?? lost, Boolean(matrix));
     events.draw(context, happenings);
     checks.draw(told.checks);
     bars.draw(context, matrix ? atStep(data, now, view, matrix) : null);
@@ -86,8 +86,9 @@ function atStep(data, run, { step, optimizer }, matrix) {
 }
 
 /** Say why a run cannot be shown, or what of it is missing. */
-function showTrouble(box, { note, rows }, error) {
-  if (error) replace(box, broken(short(error.message, 600)));
+function showTrouble(box, { note, rows }, error, isShown) {
+  if (error && isShown) replace(box, element("p.problem", {}, `Not all could be loaded. ${short(error.message, 600)}`));
+  else if (error) replace(box, broken(short(error.message, 600)));
   else if (note && !rows) replace(box, broken(short(note, 600)));
   else replace(box, note && element("p.note", {}, short(note, 600)));
 }

@@ -39,6 +39,10 @@ export function createData(arrived) {
   return {
     /** Return whether answers are still to come. */
     waits: () => waiting > 0,
+    /** Let what could not be had be asked for anew: a run that has ended will never be a reason to. */
+    retry() {
+      for (const entry of kept.values()) if (entry.error) entry.revision = null;
+    },
     matrix: (run, { metric, optimizer, from = null, to = null, columns }) =>
       ask("matrix", fetchMatrix, run, { metric, optimizer, from, to, columns }),
     curves: (run, optimizer) => ask("curves", fetchCurves, run, { optimizer }),

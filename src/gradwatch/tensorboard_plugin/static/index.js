@@ -55,7 +55,10 @@ export async function render() {
   }
 
   const watched = watchRuns((runs) => {
-    if (watched.isLoading) main.setAttribute("aria-busy", "true");
+    if (watched.isLoading) {
+      main.setAttribute("aria-busy", "true");
+      data.retry();
+    }
     if (store.view.runs === null && runs?.length) store.change({ runs: [firstChoice(runs).name] });
     store.refresh();
   });

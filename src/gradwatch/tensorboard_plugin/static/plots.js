@@ -9,6 +9,8 @@ import { createRuler } from "./ruler.js";
 import { layerStrips, runStrips } from "./strips.js";
 import { createTimeline } from "./timeline.js";
 
+const NONE = { value: null, error: null };
+
 /** Return the panels: `{element, live, width, draw, point}`. `card` is what the lanes of a run share. */
 export function createPlots(card, data) {
   const heatmap = createHeatmap(card);
@@ -21,23 +23,25 @@ export function createPlots(card, data) {
   const above = cells([heatmap, top, timeline, ...runCharts]);
   const plots = element("div.plots", {}, above, layerHead, cells([...layerCharts, bottom]), hairs.element);
 
+  /** Draw all of them; return the error if an answer was lost. */
   function draw(context, run, happenings) {
     const { view, axis } = context;
     for (const lane of [heatmap, top, bottom]) lane.draw(context);
     timeline.draw(context, happenings);
     hairs.draw(axis, view.step, happenings);
-    const curves = data.curves(run, view.optimizer).value;
-    for (const lane of runCharts) lane.draw(context, curves);
-    drawLayer(context, run);
+    const curves = data.curves(run, view.optimizer);
+    for (const lane of runCharts) lane.draw(context, curves.value);
+    return drawLayer(context, run) ?? curves.error;
   }
 
   function drawLayer(context, run) {
     const { layer, optimizer } = context.view;
     const index = layersOf(run, optimizer).indexOf(layer);
-    const values = index < 0 ? null : data.layer(run, optimizer, index).value;
+    const { value, error } = index < 0 ? NONE : data.layer(run, optimizer, index);
     layerHead.hidden = index < 0;
     if (index >= 0) replace(layerHead, layerHeading(layer, card.store));
-    for (const lane of layerCharts) lane.draw(context, values);
+    for (const lane of layerCharts) lane.draw(context, value);
+    return error;
   }
 
   return {
