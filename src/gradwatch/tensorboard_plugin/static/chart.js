@@ -3,7 +3,7 @@
 import { valueAxis } from "./axis.js";
 import { element, replace } from "./dom.js";
 import { number } from "./formats.js";
-import { followPointer } from "./gestures.js";
+import { followSteps } from "./gestures.js";
 
 /**
  * Return a lane with curves.
@@ -23,14 +23,7 @@ export function createChart(card, about) {
   const heading = element("b", { title: about.note }, about.title);
   const gutter = element("div.gutter.about", {}, heading, readings, ticks);
   let shown = null;
-
-  followPointer(plot, {
-    axis: () => shown.axis,
-    bounds: card.bounds,
-    zoom: (zoom) => card.store.change({ zoom }),
-    choose: (x) => card.actions.step(shown.axis.step(x)),
-    point: (x) => card.point(x === null ? null : shown.axis.step(x)),
-  });
+  const pointAgain = followSteps(plot, card, () => shown.axis);
 
   const known = (data) => about.curves.filter(({ name }) => data?.series[name]?.some((value) => value !== null));
 
@@ -43,14 +36,14 @@ export function createChart(card, about) {
     const range = visibleRange(data, axis);
     shown = { axis, data, curves, range, key };
     paint(canvas, plot, shown, about.axis, ticks);
-    read(null);
+    pointAgain();
   }
 
-  /** Show the values at a step, or the last ones in view. */
+  /** Show the values at a step. */
   function read(step) {
     if (!shown || plot.hidden) return;
-    const { data, curves, range } = shown;
-    const at = step === null ? Math.max(range[1] - 1, 0) : rowAt(data, step);
+    const { data, curves } = shown;
+    const at = rowAt(data, step);
     replace(
       readings,
       curves.map(({ name, label, tone }) =>

@@ -8,8 +8,10 @@ import { cellSentence } from "./readout.js";
 
 const LEAST = 3; // pixels
 
+const hasCells = (picture) => Boolean(picture?.visible.rows.length && picture.matrix.last.length);
+
 /**
- * Return the cursor of a canvas: `{outline, live, follow, draw}`.
+ * Return the cursor of a canvas: `{outline, live, follow, draw, tell}`.
  *
  * @param {HTMLCanvasElement} canvas takes the focus.
  * @param {object} card what the lanes of a run share.
@@ -22,7 +24,7 @@ export function createCursor(canvas, card, { shown, cell, open }) {
 
   canvas.addEventListener("keydown", (event) => {
     const picture = shown();
-    if (!picture?.visible.rows.length || !picture.matrix.last.length) return;
+    if (!hasCells(picture)) return;
     const begin = { row: 0, column: Math.max(columnAt(picture.matrix, picture.axis.first), 0) };
     const next = moveCursor(event, cursor ?? begin, cursor === null, picture, card);
     if (!next) return;
@@ -35,8 +37,15 @@ export function createCursor(canvas, card, { shown, cell, open }) {
   function settle(place, picture) {
     cursor = place;
     draw();
-    live.textContent = cellSentence(cell(cursor), picture.view);
+    tell();
     keepInView(picture);
+  }
+
+  /** Say what the cursor is on; the same words again would be read out again. */
+  function tell() {
+    const picture = shown();
+    const said = cursor && hasCells(picture) ? cellSentence(cell(cursor), picture.view) : "";
+    if (live.textContent !== said) live.textContent = said;
   }
 
   /** Move the range of steps so that the cursor is in it. */
@@ -49,8 +58,8 @@ export function createCursor(canvas, card, { shown, cell, open }) {
   /** Put the outline where the cursor is. */
   function draw() {
     const picture = shown();
-    outline.hidden = !cursor || !picture || document.activeElement !== canvas;
-    if (!cursor || !picture) return;
+    outline.hidden = !cursor || !hasCells(picture) || document.activeElement !== canvas;
+    if (!cursor || !hasCells(picture)) return;
     const { axis, matrix, height, visible } = picture;
     cursor.row = Math.min(cursor.row, visible.rows.length - 1);
     cursor.column = Math.min(cursor.column, matrix.last.length - 1);
@@ -66,6 +75,7 @@ export function createCursor(canvas, card, { shown, cell, open }) {
     outline,
     live,
     draw,
+    tell,
     /** Stay at the same step when another matrix takes the place of `before`. */
     follow(before, matrix) {
       if (cursor && before !== matrix) cursor.column = Math.max(columnAt(matrix, before.last[cursor.column]), 0);

@@ -8,6 +8,24 @@ const CLICK = 4; // pixels that a hand may tremble
 const NOTCH = 1.0015;
 
 /**
+ * Let a lane of curves or marks follow pointer and wheel: a click opens its step.
+ *
+ * @param {HTMLElement} plot positioned; its width is that of the axis.
+ * @param {object} card what the lanes of a run share.
+ * @param {() => object} axis the axis of steps as it is now.
+ * @returns {() => void} as `followPointer`.
+ */
+export function followSteps(plot, card, axis) {
+  return followPointer(plot, {
+    axis,
+    bounds: card.bounds,
+    zoom: (zoom) => card.store.change({ zoom }),
+    choose: (x) => card.actions.step(axis().step(x)),
+    point: (x) => card.point(x === null ? null : axis().step(x)),
+  });
+}
+
+/**
  * Let `plot` follow pointer and wheel.
  *
  * @param {HTMLElement} plot positioned; its width is that of the axis.
@@ -17,11 +35,12 @@ const NOTCH = 1.0015;
  * @param {(zoom: [number, number]|null) => void} actions.zoom
  * @param {(pixel: number, y: number) => void} actions.choose a click.
  * @param {(pixel: number|null, y: number) => void} actions.point the pointer moves, or (null) leaves.
+ * @returns {() => void} to be called when the plot has changed: it points again if the pointer rests on it.
  */
 export function followPointer(plot, actions) {
   const brush = element("div.brush", { hidden: true });
   plot.append(brush);
-  let held = null;
+  let [held, resting] = [null, null];
 
   const place = (event) => {
     const box = plot.getBoundingClientRect();
@@ -36,7 +55,7 @@ export function followPointer(plot, actions) {
     plot.setPointerCapture(event.pointerId);
   });
   plot.addEventListener("pointermove", (event) => {
-    const [x, y] = place(event);
+    const [x, y] = (resting = place(event));
     actions.point(x, y);
     if (!held) return;
     held.far ||= Math.abs(x - held.x) > CLICK;
@@ -57,7 +76,10 @@ export function followPointer(plot, actions) {
     held = null;
     brush.hidden = true;
   });
-  plot.addEventListener("pointerleave", () => actions.point(null, 0));
+  plot.addEventListener("pointerleave", () => {
+    resting = null;
+    actions.point(null, 0);
+  });
   plot.addEventListener("dblclick", () => actions.zoom(null));
   plot.addEventListener(
     "wheel",
@@ -72,6 +94,7 @@ export function followPointer(plot, actions) {
     },
     { passive: false },
   );
+  return () => resting && actions.point(...resting);
 }
 
 function showBrush(brush, from, to) {

@@ -5,7 +5,7 @@ import { element, replace } from "./dom.js";
 import { followPointer } from "./gestures.js";
 import { drawGutter, walkNames } from "./gutter.js";
 import { cellsOf, columnAt, columnsOfPixels, paint, pooledPixels } from "./picture.js";
-import { cellAt } from "./readout.js";
+import { cellAt, metricTitle } from "./readout.js";
 import { createRims } from "./rims.js";
 
 const TALLEST_ROW = 18;
@@ -36,7 +36,7 @@ export function createHeatmap(card) {
   const cursor = createCursor(canvas, card, { shown: () => shown, cell, open });
   const plot = element("div.plot.heat", {}, canvas, rims.above, rims.left, cursor.outline, tip);
 
-  followPointer(plot, {
+  const pointAgain = followPointer(plot, {
     axis: () => shown.axis,
     bounds: card.bounds,
     zoom: (zoom) => card.store.change({ zoom }),
@@ -64,6 +64,8 @@ export function createHeatmap(card) {
     drawGutter(gutter, visible, height / Math.max(visible.rows.length, 1), view.layer, card.actions);
     if (visible.rows.length) drawCells(canvas, rims, shown, scale, dark);
     cursor.draw();
+    cursor.tell();
+    pointAgain();
   }
 
   return { name: "heatmap", gutter, plot, live: cursor.live, draw };
@@ -99,6 +101,7 @@ function showTip(tip, cell, x, y, shown) {
     element("b", {}, cell.layer),
     cell.of && element("span", {}, cell.of),
     element("span", {}, cell.when),
+    element("span", {}, metricTitle(view.metric)),
     element("span.value", {}, cell.value),
     cell.usual && element("span", {}, cell.usual),
   );

@@ -22,6 +22,8 @@ export function createPlots(card, data) {
   const cells = (lanes) => lanes.flatMap(({ gutter, plot }) => [gutter, plot]);
   const above = cells([heatmap, top, timeline, ...runCharts]);
   const plots = element("div.plots", {}, above, layerHead, cells([...layerCharts, bottom]), hairs.element);
+  let pointed = null; // the step under the pointer, be it in another run
+  let usual = null; // the step to read where there is no pointer
 
   /** Draw all of them; return the error if an answer was lost. */
   function draw(context, run, happenings) {
@@ -31,7 +33,16 @@ export function createPlots(card, data) {
     hairs.draw(axis, view.step, happenings);
     const curves = data.curves(run, view.optimizer);
     for (const lane of runCharts) lane.draw(context, curves.value);
-    return drawLayer(context, run) ?? curves.error;
+    const error = drawLayer(context, run) ?? curves.error;
+    usual = view.step ?? Math.min(axis.last, curves.value?.last.at(-1) ?? run.last);
+    read();
+    return error;
+  }
+
+  /** Show the values at the pointer; without one at the open step, else at the last in view. */
+  function read() {
+    const step = Math.round(pointed ?? usual);
+    for (const lane of [top, ...runCharts, ...layerCharts]) lane.read(step);
   }
 
   function drawLayer(context, run) {
@@ -52,8 +63,9 @@ export function createPlots(card, data) {
     width: () => heatmap.plot.clientWidth,
     /** Show where the pointer is, be it in another run, and the values there. */
     point(axis, step) {
+      pointed = step;
       hairs.point(axis, step);
-      for (const lane of [...runCharts, ...layerCharts]) lane.read(step);
+      read();
     },
   };
 }

@@ -2,9 +2,9 @@
 
 import { element, replace } from "./dom.js";
 import { whole } from "./formats.js";
-import { followPointer } from "./gestures.js";
+import { followSteps } from "./gestures.js";
 
-/** Return a lane with the ticks: `{gutter, plot, draw}`. */
+/** Return a lane with the ticks, and the step whose values are shown beside curves: `{gutter, plot, draw, read}`. */
 export function createRuler(card) {
   const ticks = element("div.ticks", { "aria-hidden": "true" });
   const plot = element(
@@ -12,16 +12,10 @@ export function createRuler(card) {
     { title: "Drag to zoom, shift and drag to move, Alt and wheel to zoom, double click to see all" },
     ticks,
   );
-  const gutter = element("div.gutter.note", {}, "step");
+  const at = element("span.at", { title: "The numbers beside the curves are of this step" });
+  const gutter = element("div.gutter.note.ruler-note", {}, at, element("span", {}, "step"));
   let shown = null;
-
-  followPointer(plot, {
-    axis: () => shown,
-    bounds: card.bounds,
-    zoom: (zoom) => card.store.change({ zoom }),
-    choose: (x) => card.actions.step(shown.step(x)),
-    point: (x) => card.point(x === null ? null : shown.step(x)),
-  });
+  const pointAgain = followSteps(plot, card, () => shown);
 
   function draw({ axis }) {
     if (shown && ["first", "last", "width"].every((key) => shown[key] === axis[key])) return;
@@ -30,9 +24,14 @@ export function createRuler(card) {
       ticks,
       axis.ticks().map((step) => tick(axis.pixel(step), axis.width, whole(step))),
     );
+    pointAgain();
   }
 
-  return { name: "ruler", gutter, plot, draw };
+  function read(step) {
+    at.textContent = `at step ${whole(step)}`;
+  }
+
+  return { name: "ruler", gutter, plot, draw, read };
 }
 
 const tick = (at, width, text) =>

@@ -2,7 +2,7 @@
 
 import { button, element, replace, short } from "./dom.js";
 import { steps } from "./formats.js";
-import { followPointer } from "./gestures.js";
+import { followSteps } from "./gestures.js";
 
 const LANE = 16; // pixels
 const LEAST = 14; // of width: to be hit by a pointer
@@ -21,14 +21,7 @@ export function createTimeline(card) {
   const summary = element("span.note");
   const gutter = element("div.gutter.about", {}, element("b", {}, "Findings and incidents"), summary);
   let shown = null;
-
-  followPointer(plot, {
-    axis: () => shown.axis,
-    bounds: card.bounds,
-    zoom: (zoom) => card.store.change({ zoom }),
-    choose: (x) => card.actions.step(shown.axis.step(x)),
-    point: (x) => card.point(x === null ? null : shown.axis.step(x)),
-  });
+  const pointAgain = followSteps(plot, card, () => shown.axis);
 
   function draw({ axis, view }, happenings) {
     const key = [happenings, axis.first, axis.last, axis.width, view.event];
@@ -46,6 +39,7 @@ export function createTimeline(card) {
       marks,
       placed.map((place) => mark(place, axis, view, card)),
     );
+    pointAgain();
   }
 
   return { name: "timeline", gutter, plot, draw };
