@@ -26,6 +26,7 @@ export function createCard(app, run) {
   const summary = element("span.note");
   const problem = element("div");
   const plots = createPlots(card, data);
+  plots.element.hidden = true;
   const [bars, events, checks] = [createStepBars(card), createEvents(card), createChecks(card)];
   const title = element("h2", { title: short(run.name, 400) }, short(run.name || ".", 120));
   const head = element("div.title", {}, title, summary);
@@ -40,14 +41,16 @@ export function createCard(app, run) {
     const told = answer.value ?? NOTHING;
     const happenings = shared.happenings(now);
     summary.textContent = summaryOf(now, told);
-    plots.element.hidden = !matrix;
+    // A picture stays until the next one has come: a page that shrinks and grows again loses its reader's place.
+    const isLate = !matrix && !error && !plots.element.hidden;
+    plots.element.hidden = !matrix && !isLate;
     card.axis = stepAxis(shared.range, plots.width());
     const context = { ...shared, view, axis: card.axis, matrix, visible: matrix && shared.visible(matrix) };
     const lost = matrix && card.axis.width ? plots.draw(context, now, happenings) : null;
     showTrouble(problem, now, error ?? answer.error ?? lost, Boolean(matrix));
     events.draw(context, happenings);
     checks.draw(told.checks);
-    bars.draw(context, matrix ? atStep(data, now, view, matrix) : null);
+    if (!isLate) bars.draw(context, matrix ? atStep(data, now, view, matrix) : null);
   }
 
   return { element: article, draw, point: (step) => card.axis && plots.point(card.axis, step) };

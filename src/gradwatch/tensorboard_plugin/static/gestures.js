@@ -19,10 +19,19 @@ export function followSteps(plot, card, axis) {
   return followPointer(plot, {
     axis,
     bounds: card.bounds,
-    zoom: (zoom) => card.store.change({ zoom }),
+    ...viewOf(card.store),
     choose: (x) => card.actions.step(axis().step(x)),
     point: (x) => card.point(x === null ? null : axis().step(x)),
   });
+}
+
+/** Return what a gesture does to the view of `store`: see `followPointer`. */
+export function viewOf(store) {
+  return {
+    zoom: (zoom) => store.change({ zoom }),
+    chosen: () => ({ layer: store.view.layer, step: store.view.step }),
+    showAll: (chosen) => store.change({ zoom: null, ...chosen }),
+  };
 }
 
 /**
@@ -33,6 +42,8 @@ export function followSteps(plot, card, axis) {
  * @param {() => object} actions.axis the axis of steps as it is now.
  * @param {() => [number, number]} actions.bounds first and last step of all runs shown.
  * @param {(zoom: [number, number]|null) => void} actions.zoom
+ * @param {() => object} actions.chosen what a click may change, as it is now.
+ * @param {(chosen: object) => void} actions.showAll a double click; `chosen` is from before the first click of the two.
  * @param {(pixel: number, y: number) => void} actions.choose a click.
  * @param {(pixel: number|null, y: number) => void} actions.point the pointer moves, or (null) leaves.
  * @returns {() => void} to be called when the plot has changed: it points again if the pointer rests on it.
@@ -41,6 +52,7 @@ export function followPointer(plot, actions) {
   const brush = element("div.brush", { hidden: true });
   plot.append(brush);
   let [held, resting] = [null, null];
+  let before = []; // what was chosen ahead of the last two clicks
 
   const place = (event) => {
     const box = plot.getBoundingClientRect();
@@ -51,6 +63,7 @@ export function followPointer(plot, actions) {
   plot.addEventListener("pointerdown", (event) => {
     if (event.button > 1 || event.target.closest("button")) return;
     const [x] = place(event);
+    before = [before.at(-1), actions.chosen()];
     held = { x, axis: actions.axis(), moves: event.shiftKey || event.button === 1, far: false };
     plot.setPointerCapture(event.pointerId);
   });
@@ -80,7 +93,9 @@ export function followPointer(plot, actions) {
     resting = null;
     actions.point(null, 0);
   });
-  plot.addEventListener("dblclick", () => actions.zoom(null));
+  plot.addEventListener("dblclick", (event) => {
+    if (!event.target.closest("button")) actions.showAll(before[0]);
+  });
   plot.addEventListener(
     "wheel",
     (event) => {

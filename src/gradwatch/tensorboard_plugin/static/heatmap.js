@@ -2,7 +2,7 @@
 
 import { createCursor } from "./cursor.js";
 import { element, replace } from "./dom.js";
-import { followPointer } from "./gestures.js";
+import { followPointer, viewOf } from "./gestures.js";
 import { drawGutter, walkNames } from "./gutter.js";
 import { cellsOf, columnAt, columnsOfPixels, paint, pooledPixels } from "./picture.js";
 import { cellAt, metricTitle } from "./readout.js";
@@ -39,7 +39,7 @@ export function createHeatmap(card) {
   const pointAgain = followPointer(plot, {
     axis: () => shown.axis,
     bounds: card.bounds,
-    zoom: (zoom) => card.store.change({ zoom }),
+    ...viewOf(card.store),
     choose(x, y) {
       const place = placeAt(shown, x, y);
       if (place) open(place);

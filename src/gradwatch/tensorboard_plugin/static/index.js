@@ -48,7 +48,7 @@ export async function render() {
     legend.element.hidden = !seen.pictures.size;
     sidebar.draw(view, runs ?? []);
     toolbar.draw(view, seen);
-    legend.draw(view, seen.scale, seen.dark);
+    if (!seen.isLate) legend.draw(view, seen.scale, seen.dark);
     replace(notice, messageAbove(watched, ticked().length, MOST_CARDS));
     cards.draw(chosen(), seen);
     main.setAttribute("aria-busy", String(watched.isLoading || data.waits()));

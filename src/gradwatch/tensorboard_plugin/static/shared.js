@@ -88,6 +88,7 @@ export function createShared(data) {
       view: drawn,
       dark,
       pictures: found,
+      isLate: [...found.values()].some(({ matrix, error }) => !matrix && !error),
       happenings,
       range: range(runs, view),
       scale: scaleOf([...found.values()].map(({ whole }) => whole).filter(Boolean), metric, mode),
