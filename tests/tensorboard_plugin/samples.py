@@ -15,7 +15,7 @@ Array = np.ndarray
 
 @dataclass(kw_only=True)
 class SampleRun:
-    """A run of one optimizer: ``values`` is [metrics, rows, layers], ``curves`` [columns, rows]."""
+    """A run: ``values`` is [metrics, rows, layers], ``curves`` [columns, rows], the same for all its optimizers."""
 
     name: str
     layers: list[str]
@@ -25,6 +25,7 @@ class SampleRun:
     curves: Array
     note: str | None = None
     version: int | None = VERSION
+    optimizers: tuple[int, ...] = (0,)
     findings: list[dict[str, Any]] = field(default_factory=list)
     incidents: list[dict[str, Any]] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
@@ -44,7 +45,7 @@ class SampleRun:
             "name": self.name,
             "version": self.version,
             "note": self.note,
-            "optimizers": [{"optimizer": 0, "layers": self.layers, "metrics": list(METRICS)}] if self.rows else [],
+            "optimizers": [each for each in self._described() if self.rows],
             "rows": self.rows,
             "first": int(self.first[0]) if self.rows else None,
             "last": int(self.last[-1]) if self.rows else None,
@@ -53,6 +54,9 @@ class SampleRun:
             "checks": len(self.checks),
         }
         return {**told, "key": str(hash(json.dumps([told, len(self.ends)])))}
+
+    def _described(self) -> list[dict[str, Any]]:
+        return [{"optimizer": each, "layers": self.layers, "metrics": list(METRICS)} for each in self.optimizers]
 
     def grow(self, rows: int) -> None:
         """Write more rows like the last one."""

@@ -99,6 +99,8 @@ class Stub:
         if name == "runs":
             return "application/json", json.dumps({"runs": [run.listed() for run in self.runs]}).encode()
         run = {run.name: run for run in self.runs}[query["run"]]
+        if int(query.get("optimizer", 0)) not in run.optimizers:
+            raise LookupError("optimizer")
         if name == "matrix":
             return "application/octet-stream", _matrix(run, query)
         if name == "layer":

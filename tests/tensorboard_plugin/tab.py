@@ -31,7 +31,7 @@ class Tab:
         """Open the tab; ``view`` is what a deep link says: ``tab.open(metric="nonfinite")``."""
         keys = "".join(f"&{PREFIX}{key}={quote(value, safe='')}" for key, value in view.items())
         self.page.goto(f"{self.url}{query}#numerical_health{keys}")
-        self.frame.wait_for_selector(".card:has(canvas[width]), .notice")
+        self.frame.wait_for_selector(".card:has(canvas[width]), .trouble > .note, .notice")
         return self.settle()
 
     @property

@@ -10,6 +10,7 @@ import { settled } from "./gestures.js";
 import { broken } from "./notices.js";
 import { columnAt } from "./picture.js";
 import { createPlots } from "./plots.js";
+import { lacks } from "./requests.js";
 import { createStepBars } from "./step_bars.js";
 import { METRICS } from "./store.js";
 
@@ -24,7 +25,7 @@ export function createCard(app, run) {
   const { data } = app;
   const card = sharedParts(app, run);
   const summary = element("span.note");
-  const problem = element("div");
+  const problem = element("div.trouble");
   const plots = createPlots(card, data);
   plots.element.hidden = true;
   const [bars, events, checks] = [createStepBars(card), createEvents(card), createChecks(card)];
@@ -36,18 +37,19 @@ export function createCard(app, run) {
   /** Draw the run as it is `now`; `shared` is what `createShared` has prepared. */
   function draw({ view, ...shared }, now) {
     card.run = now;
-    const { matrix, error } = shared.pictures.get(now.name) ?? {};
+    const picture = shared.pictures.get(now.name);
+    const { matrix, error } = picture ?? {};
     const answer = data.events(now);
     const told = answer.value ?? NOTHING;
     const happenings = shared.happenings(now);
     summary.textContent = summaryOf(now, told);
     // A picture stays until the next one has come: a page that shrinks and grows again loses its reader's place.
-    const isLate = !matrix && !error && !plots.element.hidden;
+    const isLate = picture && !matrix && !error && !plots.element.hidden;
     plots.element.hidden = !matrix && !isLate;
     card.axis = stepAxis(shared.range, plots.width());
     const context = { ...shared, view, axis: card.axis, matrix, visible: matrix && shared.visible(matrix) };
     const lost = matrix && card.axis.width ? plots.draw(context, now, happenings) : null;
-    showTrouble(problem, now, error ?? answer.error ?? lost, Boolean(matrix));
+    replace(problem, trouble(now, view, error ?? answer.error ?? lost, Boolean(matrix)));
     events.draw(context, happenings);
     checks.draw(told.checks);
     if (!isLate) bars.draw(context, matrix ? atStep(data, now, view, matrix) : null);
@@ -88,12 +90,13 @@ function atStep(data, run, { step, optimizer }, matrix) {
   return found.every(([, values]) => values) ? Object.fromEntries(found) : undefined;
 }
 
-/** Say why a run cannot be shown, or what of it is missing. */
-function showTrouble(box, { note, rows }, error, isShown) {
-  if (error && isShown) replace(box, element("p.problem", {}, `Not all could be loaded. ${short(error.message, 600)}`));
-  else if (error) replace(box, broken(short(error.message, 600)));
-  else if (note && !rows) replace(box, broken(short(note, 600)));
-  else replace(box, note && element("p.note", {}, short(note, 600)));
+/** Return why a run cannot be shown, or what of it is missing; null where all is well. */
+function trouble(run, { optimizer }, error, isShown) {
+  if (error && isShown) return element("p.problem", {}, `Not all could be loaded. ${short(error.message, 600)}`);
+  if (error) return broken(short(error.message, 600));
+  if (lacks(run, optimizer)) return element("p.problem", {}, `This run has no optimizer ${optimizer}.`);
+  if (run.note) return run.rows ? element("p.note", {}, short(run.note, 600)) : broken(short(run.note, 600));
+  return run.rows ? null : element("p.note", {}, "This run has only begun: it is shown after its first log step.");
 }
 
 function summaryOf(run, told) {

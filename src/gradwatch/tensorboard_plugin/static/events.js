@@ -198,5 +198,6 @@ function quoted(path) {
 export function countsText(findings, incidents) {
   const parts = [incidents && count(incidents, "incident")];
   for (const severity of ["error", "warning"]) if (findings[severity]) parts.push(count(findings[severity], severity));
+  if (findings.info) parts.push(`${whole(findings.info)} info`);
   return parts.filter(Boolean).join(", ") || "nothing found";
 }

@@ -8,6 +8,7 @@ import { settled } from "./gestures.js";
 import { addressHash, followDarkMode, isDark, onAddress, setAddressHash } from "./host.js";
 import { createLegend } from "./legend.js";
 import { messageAbove } from "./notices.js";
+import { optimizersOf } from "./requests.js";
 import { createRuns } from "./runs.js";
 import { createShared } from "./shared.js";
 import { START, createStore } from "./store.js";
@@ -42,6 +43,11 @@ export async function render() {
 
   function draw(view) {
     const { runs } = watched;
+    const optimizers = optimizersOf(chosen());
+    if (optimizers.length && !optimizers.includes(view.optimizer)) {
+      store.change({ optimizer: optimizers[0] }); // those that have it are no longer shown
+      return;
+    }
     setAddressHash(writeAddress(addressHash(), view));
     const seen = shared.prepare(chosen(), view, isDark());
     sidebar.element.hidden = toolbar.element.hidden = !runs?.length;
@@ -49,7 +55,7 @@ export async function render() {
     sidebar.draw(view, runs ?? []);
     toolbar.draw(view, seen);
     if (!seen.isLate) legend.draw(view, seen.scale, seen.dark);
-    replace(notice, messageAbove(watched, ticked().length, MOST_CARDS));
+    replace(notice, messageAbove(watched, view.runs ?? [], ticked().length, MOST_CARDS));
     cards.draw(chosen(), seen);
     main.setAttribute("aria-busy", String(watched.isLoading || data.waits()));
   }

@@ -1,6 +1,6 @@
 // What to say where there is nothing to draw: what is the matter, and what to do.
 
-import { element } from "./dom.js";
+import { element, short } from "./dom.js";
 
 const CODE = "Trainer(callbacks=[NumericalHealthMonitor()])";
 
@@ -22,6 +22,15 @@ function nothingChosen() {
   );
 }
 
+/** Return the notice for runs of an address that are not in the log directory, or no longer. */
+function vanished(names) {
+  return notice(
+    "The selected runs are not there",
+    `There is no run called ${short(names.join(", "), 600)}.`,
+    "It may have been renamed or deleted, or TensorBoard has not read it yet. Or tick another one on the left.",
+  );
+}
+
 /** Return the notice for a run that cannot be shown. */
 export function broken(text) {
   return notice(
@@ -36,13 +45,19 @@ function failed(text) {
   return notice("The data could not be loaded", text);
 }
 
-/** Return what is to be said above the runs, if anything; `ticked` of them are chosen, and at most `most` shown. */
-export function messageAbove({ runs, problem }, ticked, most) {
+/**
+ * Return what is to be said above the runs, if anything.
+ *
+ * @param {{runs: object[]|null, problem: string|null}} watched
+ * @param {string[]} chosen names, of which `ticked` are there, and at most `most` shown.
+ */
+export function messageAbove({ runs, problem }, chosen, ticked, most) {
   if (problem) return failed(problem);
   if (runs === null) return element("p.note", {}, "Loading …");
   if (!runs.length) return noData();
   if (ticked > most) return element("p.note", {}, `${most} of the ${ticked} runs that are ticked are shown.`);
-  return ticked ? null : nothingChosen();
+  if (ticked) return null;
+  return chosen.length ? vanished(chosen) : nothingChosen();
 }
 
 function notice(title, ...paragraphs) {

@@ -63,6 +63,16 @@ export function layersOf(run, optimizer) {
   return run.optimizers.find((one) => one.optimizer === optimizer)?.layers ?? [];
 }
 
+/** Return whether other optimizers than this one are all that is known of a run. */
+export function lacks({ optimizers }, optimizer) {
+  return optimizers.length > 0 && optimizers.every((one) => one.optimizer !== optimizer);
+}
+
+/** Return the numbers of the optimizers that any of the runs has, in order. */
+export function optimizersOf(runs) {
+  return [...new Set(runs.flatMap((run) => run.optimizers.map((one) => one.optimizer)))].sort((a, b) => a - b);
+}
+
 /** Return a binary answer: the length of a header, the header in JSON, numbers. */
 async function fetchNumbers(route, parameters, Numbers) {
   const buffer = await (await answer(route, parameters)).arrayBuffer();

@@ -2,7 +2,7 @@
 
 import { element, replace, short } from "./dom.js";
 import { countsText } from "./events.js";
-import { count } from "./formats.js";
+import { steps } from "./formats.js";
 
 /** Return the sidebar: `{element, draw}`. */
 export function createRuns(store) {
@@ -52,8 +52,7 @@ function entry(run, view, store) {
         : run.findings.warning
           ? "warning"
           : "good";
-  const counts = countsText(run.findings, run.incidents);
-  const told = broken ? short(run.note, 160) : `${count(run.rows, "row")} · ${counts}`;
+  const told = broken ? short(run.note, 160) : run.rows ? summary(run) : "no data yet";
   return element(
     "li",
     { title: short(run.name, 300) },
@@ -66,6 +65,8 @@ function entry(run, view, store) {
     ),
   );
 }
+
+const summary = (run) => `${steps(run.first, run.last)} · ${countsText(run.findings, run.incidents)}`;
 
 function toggle(name, store) {
   const chosen = store.view.runs ?? [];

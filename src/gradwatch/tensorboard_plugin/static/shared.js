@@ -3,10 +3,11 @@
 import { absoluteScale, countScale, relativeScale } from "./scales.js";
 import { happeningsOf } from "./happenings.js";
 import { ratiosOf } from "./picture.js";
-import { layersOf } from "./requests.js";
+import { lacks, layersOf, optimizersOf } from "./requests.js";
 import { foldedAt, layerFilter, layerTree, levels, visibleRows } from "./tree.js";
 
 const NONE = [];
+const NO_MATCH = "No layer matches this filter.";
 const COLUMNS = 1000; // of a whole run
 const TILE_COLUMNS = 2400; // of a part of it, see `tile`
 
@@ -38,7 +39,7 @@ export function createShared(data) {
   /** Return the matrix to draw of each run, or why there is none: the whole run until its part has come. */
   function pictures(runs, view) {
     const found = new Map();
-    for (const run of runs.filter((each) => each.rows > 0)) {
+    for (const run of runs.filter((each) => each.rows > 0 && !lacks(each, view.optimizer))) {
       const { metric, optimizer } = view;
       const whole = data.matrix(run, { metric, optimizer, columns: COLUMNS });
       const part = view.zoom && data.matrix(run, { metric, optimizer, ...tile(view.zoom), columns: TILE_COLUMNS });
@@ -84,6 +85,7 @@ export function createShared(data) {
     const found = pictures(runs, view);
     const drawn = view.metric === "nonfinite" ? { ...view, mode: "absolute" } : view; // counts have no usual value
     const { metric, mode } = drawn;
+    const visible = visibleOf(view, filter);
     return {
       view: drawn,
       dark,
@@ -92,10 +94,10 @@ export function createShared(data) {
       happenings,
       range: range(runs, view),
       scale: scaleOf([...found.values()].map(({ whole }) => whole).filter(Boolean), metric, mode),
-      visible: visibleOf(view, filter),
-      filterProblem: filter.problem,
+      visible,
+      filterProblem: [filter.problem, isEmpty(found, visible) && NO_MATCH].filter(Boolean).join(" "),
       depths: Math.max(0, ...trees(runs, view).map(levels)),
-      optimizers: [...new Set(runs.flatMap((run) => run.optimizers.map((one) => one.optimizer)))].sort((a, b) => a - b),
+      optimizers: optimizersOf(runs),
     };
   }
 
@@ -108,6 +110,12 @@ export function createShared(data) {
   }
 
   return { bounds, range, prepare, foldedPaths, happenings };
+}
+
+/** Return whether there are pictures, and no layer of any is visible. */
+function isEmpty(pictures, visible) {
+  const matrices = [...pictures.values()].map(({ matrix }) => matrix).filter(Boolean);
+  return matrices.length > 0 && matrices.every((matrix) => !visible(matrix).rows.length);
 }
 
 /**
