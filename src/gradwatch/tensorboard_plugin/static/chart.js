@@ -95,7 +95,11 @@ function paint(canvas, plot, { axis, data, curves, range }, scale, ticks) {
   const values = valueAxis(inView, scale);
   const y = (value) => 4 + (height - 8) * (1 - values.place(value));
   drawTicks(context, ticks, values.ticks(height > 50 ? 3 : 2), y, axis.width, height, colour("rule"));
-  for (const curve of [...curves].reverse()) drawCurve(context, curve, data, range, axis, y, colour, height);
+  const bars = curves.filter(({ name, style }) => style === "bars" && data.series[name].some((value) => value > 0));
+  for (const curve of [...curves].reverse()) {
+    const slot = [Math.max(bars.indexOf(curve), 0), bars.length];
+    drawCurve(context, curve, data, range, axis, y, colour, height, slot);
+  }
 }
 
 function drawTicks(context, ticks, values, y, width, height, colour) {
@@ -113,13 +117,13 @@ function drawTicks(context, ticks, values, y, width, height, colour) {
   );
 }
 
-function drawCurve(context, { name, tone, style }, data, [from, to], axis, y, colour, height) {
+function drawCurve(context, { name, tone, style }, data, [from, to], axis, y, colour, height, slot) {
   const values = data.series[name];
   context.strokeStyle = context.fillStyle = colour(tone);
   context.lineWidth = style === "faint" ? 1 : style === "limit" ? 1 : 1.5;
   context.globalAlpha = style === "faint" ? 0.55 : 1;
   context.setLineDash(style === "limit" ? [5, 4] : []);
-  if (style === "bars") drawBars(context, values, data, from, to, axis, y, height);
+  if (style === "bars") drawBars(context, values, data, from, to, axis, y, height, slot);
   else drawLine(context, values, data, from, to, axis, y);
   context.globalAlpha = 1;
   context.setLineDash([]);
@@ -150,11 +154,12 @@ function drawLine(context, values, { last }, from, to, axis, y) {
   context.stroke();
 }
 
-function drawBars(context, values, { first, last }, from, to, axis, y, height) {
+/** Draw a bar a row; bars of several curves share the width of the row, each has one `slot` of so many. */
+function drawBars(context, values, { first, last }, from, to, axis, y, height, [slot, slots]) {
   for (let row = from; row < to; row += 1) {
     if (!(values[row] > 0)) continue;
     const left = axis.pixel((row ? last[row - 1] : first[0] - 1) + 0.5);
-    const width = Math.max(axis.pixel(last[row] + 0.5) - left, 2);
-    context.fillRect(left, y(values[row]), width, height - y(values[row]));
+    const width = Math.max((axis.pixel(last[row] + 0.5) - left) / slots, 2);
+    context.fillRect(left + slot * width, y(values[row]), width, height - y(values[row]));
   }
 }

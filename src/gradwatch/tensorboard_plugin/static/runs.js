@@ -16,6 +16,7 @@ export function createRuns(store) {
   const note = element("p.note", { hidden: true });
   const sidebar = element("nav.sidebar", { "aria-label": "Runs" }, element("h2", {}, "Runs"), search, list, note);
   let shown = null;
+  let isPlaced = false;
 
   function draw(view, runs) {
     const wanted = search.value.trim().toLowerCase();
@@ -27,6 +28,10 @@ export function createRuns(store) {
       list,
       found.map((run) => entry(run, view, store)),
     );
+    if (!isPlaced && found.length && view.runs?.length) {
+      isPlaced = true; // what is shown at first may be far down
+      list.querySelector("input:checked")?.closest("li").scrollIntoView({ block: "nearest" });
+    }
     note.hidden = found.length > 0 || !runs.length;
     note.textContent = `No run is called “${short(wanted, 40)}”.`;
   }
