@@ -139,6 +139,17 @@ def test_the_matrix_is_cut_and_pooled(tmp_path: Path) -> None:
     assert (header["first"], header["rows"], values.shape) == ([], 0, (0, 2))
 
 
+@pytest.mark.parametrize("far", [2**62, 10**30])
+def test_the_matrix_of_more_steps_than_there_can_be_is_that_of_all(far: int, tmp_path: Path) -> None:
+    write_run(tmp_path, *(at(i) for i in range(100)))
+    found = Site(tmp_path)
+    whole, values = found.frame("matrix", run=".", metric="grad_norm", columns=1000)
+    for query in ({"begin": -far}, {"end": far}, {"begin": -far, "end": far}):
+        head, cells = found.frame("matrix", run=".", metric="grad_norm", columns=1, **query)
+        assert (head["first"][0], head["last"][-1], head["rows"]) == (whole["first"][0], whole["last"][-1], 100)
+        assert cells.max() == values.max()
+
+
 def test_a_layer_has_all_metrics_at_full_resolution(tmp_path: Path) -> None:
     write_run(tmp_path, *(with_layer(at(i), "block.1", update_ratio=float(i)) for i in range(1000)))
     header, values = Site(tmp_path).frame("layer", run=".", layer=1)

@@ -33,6 +33,7 @@ log = logging.getLogger("gradwatch")
 
 STATIC = Path(__file__).parent / "static"
 DEFAULT_COLUMNS, MAX_COLUMNS = 800, 20_000
+MAX_STEP = 2**46  # no run comes near it, and times MAX_COLUMNS it is an int64
 
 
 def _route(view: View) -> View:
@@ -84,7 +85,7 @@ class Routes:
     @_route
     def _matrix(self, request: Request) -> Response:
         metric, optimizer = _metric(request), _integer(request, "optimizer", 0)
-        begin, end = _optional_integer(request, "from"), _optional_integer(request, "to")
+        begin, end = _step(request, "from"), _step(request, "to")
         if begin is not None and end is not None and begin > end:
             raise RequestError(f"from={begin} is after to={end}")
         columns = min(_integer(request, "columns", DEFAULT_COLUMNS, least=1), MAX_COLUMNS)
@@ -155,6 +156,11 @@ def _optional_integer(request: Request, name: str) -> int | None:
         return int(value)
     except ValueError:
         raise RequestError(f"{name}={value!r} is not a whole number") from None
+
+
+def _step(request: Request, name: str) -> int | None:
+    value = _optional_integer(request, name)
+    return None if value is None else min(max(value, 0), MAX_STEP)
 
 
 def _integer(request: Request, name: str, default: int | None, least: int = 0) -> int:
