@@ -137,6 +137,20 @@ def test_keys_move_a_cursor_that_is_read_out(tab: Tab) -> None:
     assert tab.find(".step").is_hidden()
 
 
+def test_keys_zoom_around_the_middle_where_there_is_no_cursor_and_move_by_a_step_at_least(tab: Tab) -> None:
+    canvas = tab.find(".heat > canvas").first
+    canvas.focus()
+    for _ in range(10):
+        canvas.press("+")
+        tab.settle()
+    first, last = tab.shown_steps()
+    assert (first, last) == pytest.approx((200, 200), abs=3)
+    for key, moved in (("Shift+ArrowRight", 1), ("Shift+ArrowRight", 2), ("Shift+ArrowLeft", 1)):
+        canvas.press(key)
+        tab.settle()
+        assert tab.shown_steps() == (first + moved, last + moved)
+
+
 def test_keys_zoom_and_move_and_the_cursor_stays_in_view(tab: Tab) -> None:
     canvas = tab.find(".heat > canvas").first
     canvas.focus()

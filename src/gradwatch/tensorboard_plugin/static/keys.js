@@ -26,7 +26,7 @@ export function moveCursor(event, cursor, begins, { axis, matrix, visible }, car
   if (event.ctrlKey || event.metaKey || event.altKey) return null;
   const move = MOVES[event.key];
   if (move && event.shiftKey && event.key.startsWith("Arrow") && move[1]) {
-    card.zoom(moved(axis, (move[1] * (axis.last - axis.first + 1)) / 4));
+    card.zoom(moved(axis, move[1] * Math.max((axis.last - axis.first + 1) / 4, 1)));
     return {};
   }
   if ((move || event.key in ENDS) && begins) return { cursor };
@@ -38,11 +38,11 @@ export function moveCursor(event, cursor, begins, { axis, matrix, visible }, car
     const row = bounded(cursor.row + move[0], visible.rows.length - 1);
     return { cursor: { row, column: bounded(cursor.column + move[1], matrix.last.length - 1) } };
   }
-  return otherKey(event.key, cursor, axis, matrix, card);
+  const centre = begins ? undefined : matrix.last[cursor.column]; // undefined: the middle of what is in view
+  return otherKey(event.key, cursor, axis, centre, card);
 }
 
-function otherKey(key, cursor, axis, matrix, card) {
-  const centre = matrix.last[cursor.column];
+function otherKey(key, cursor, axis, centre, card) {
   if (key === "Enter" || key === " ") return { open: cursor };
   if (key === "+" || key === "=") card.zoom(zoomed(axis, 0.5, centre));
   else if (key === "-") card.zoom(zoomed(axis, 2, centre));
