@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from gradwatch.serialization.tensorboard_rows import CURVE_NAMES
 from tests.tensorboard_plugin.samples import finding, gradient_check, incident, put, sample_run
 
 if TYPE_CHECKING:
@@ -198,6 +199,24 @@ def test_show_these_steps_zooms_to_a_finding(serve: Serve) -> None:
     tab.button("Show these steps")
     assert tab.shown_steps() == (175, 325)
     assert tab.text(".section h3") == "Layer head"
+
+
+def test_a_loss_scale_is_shown_to_the_digit(serve: Serve) -> None:
+    run = sample_run("run", LAYERS, 20)
+    run.curves[CURVE_NAMES.index("loss_scale")] = 524_288
+    _, tab = serve(run)
+    tab.open()
+    assert tab.text(".gutter:has(b:text-is('Loss scale')) .value") == "524288"
+
+
+def test_the_root_of_the_model_is_called_the_same_everywhere(serve: Serve) -> None:
+    run = sample_run("run", ["(root)", *LAYERS], 20)
+    run.findings = [finding("gradient-mismatch", layer=name) for name in ("(root)", "")]
+    _, tab = serve(run)
+    tab.open(layer="(root)")
+    assert tab.texts(".entry small") == ["the model itself"] * 2
+    assert tab.text(".section h3") == "Layer the model itself"
+    assert tab.texts(".names .name")[0] == "the model itself"
 
 
 def test_clipping_shows_with_its_limit_and_quiet_strips_are_left_out(serve: Serve) -> None:

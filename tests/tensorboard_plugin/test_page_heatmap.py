@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 LAYERS = ["encoder.first", "encoder.second", "encoder.third", "head"]
 
 
-TITLES = {"weight_norm": "Weight norm", "update_ratio": "Update ratio", "nonfinite": "Non-finite"}
+TITLES = {
+    "weight_norm": "Weight norm",
+    "update_ratio": "Update ratio",
+    "nonfinite": "Non-finite elements of the gradient",
+}
 
 # Of a canvas: the first and the last column and row with something drawn.
 MARKED = """(canvas) => {
@@ -139,6 +143,15 @@ def test_counts_of_what_is_not_finite(serve: Serve) -> None:
     assert red > 180 > green
     assert blue > 180
     assert min(tab.pixel(75, 2, rows=4)[:3]) > 220, "none is no news"
+
+
+def test_the_legend_has_round_numbers_and_no_colour_that_cannot_be(serve: Serve) -> None:
+    run = sample_run("counts", LAYERS, 20)
+    put(run, "nonfinite", "encoder.second", 3, 20_000)
+    _, tab = serve(run)
+    tab.open(metric="nonfinite")
+    assert tab.texts(".ramp span") == ["1", "10", "100", "1000", "1e4"]
+    assert tab.texts(".swatch") == ["none", "not known"]
 
 
 def test_a_folded_module_is_the_largest_of_its_layers(serve: Serve) -> None:

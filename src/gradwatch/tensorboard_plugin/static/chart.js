@@ -12,7 +12,8 @@ import { followSteps } from "./gestures.js";
  * @param {object} about
  * @param {string} about.title
  * @param {string} about.note what the numbers are.
- * @param {{name: string, label: string, tone: string, style?: "line"|"faint"|"limit"|"bars"}[]} about.curves
+ * @param {{name: string, label: string, tone: string, style?: "line"|"faint"|"limit"|"bars", digits?: number}[]}
+ *   about.curves
  * @param {object} [about.axis] options of `valueAxis`.
  */
 export function createChart(card, about) {
@@ -46,13 +47,13 @@ export function createChart(card, about) {
     const at = rowAt(data, step);
     replace(
       readings,
-      curves.map(({ name, label, tone }) =>
+      curves.map(({ name, label, tone, digits }) =>
         element(
           `span.reading.${tone}`,
           {},
           element("i"),
           `${label} `,
-          element("span.value", {}, at < 0 ? "–" : number(data.series[name][at])),
+          element("span.value", {}, at < 0 ? "–" : number(data.series[name][at], digits)),
         ),
       ),
     );

@@ -79,8 +79,7 @@ function labelOf(row, at, brackets, height) {
   const around = brackets.filter((span) => span.from <= at && at < span.to).sort((a, b) => a.depth - b.depth);
   const untitled = around.findIndex((span) => (span.to - span.from) * height < TITLED);
   const named = (untitled < 0 ? around : around.slice(0, untitled)).at(-1);
-  if (row.name === "") return layerTitle("");
-  return named ? row.name.slice(named.path.length + 1) || "(itself)" : row.name;
+  return named ? row.name.slice(named.path.length + 1) || "(itself)" : layerTitle(row.name, Infinity);
 }
 
 function name(row, label, at, height, left, chosen, { fold, layer }) {

@@ -8,6 +8,7 @@ import { scaleTicks } from "./scales.js";
 
 const OTHERS = "zero, non-finite and not known have colours of their own";
 const STOPS = 24;
+const WHAT = { relative: ", relative to the layer's running median", counts: " elements of the gradient" };
 
 /** Return the legend: `{element, draw}`. */
 export function createLegend() {
@@ -18,11 +19,8 @@ export function createLegend() {
     const key = [metric, mode, scale.kind, scale.low, scale.high, dark].join();
     if (key === shown) return;
     shown = key;
-    const what =
-      scale.kind === "relative"
-        ? `${metricTitle(metric)}, relative to the layer's running median`
-        : metricTitle(metric);
-    const text = scale.kind === "relative" ? times : (value) => number(value, 2);
+    const what = metricTitle(metric) + (WHAT[scale.kind] ?? "");
+    const text = scale.kind === "relative" ? times : number;
     const zero = scale.kind === "counts" ? NONE_COLOUR[dark ? "dark" : "light"] : ZERO_COLOUR;
     const ticks = scaleTicks(scale);
     box.setAttribute(
@@ -38,7 +36,7 @@ export function createLegend() {
         ticks.map(({ value, at }) => element("span", { style: { left: `${100 * at}%` } }, text(value))),
       ),
       swatch(css(zero), scale.kind === "counts" ? "none" : "zero"),
-      swatch(css(NONFINITE_COLOUR), "NaN or infinite"),
+      scale.kind !== "counts" && swatch(css(NONFINITE_COLOUR), "NaN or infinite"),
       element("span.swatch", {}, element("i.hatch"), "not known"),
       element("span.hint", {}, "Drag to zoom · Shift and drag to move · Alt and wheel · double click for all"),
     );

@@ -7,15 +7,16 @@ import { ratioAt, ratiosOf } from "./picture.js";
 import { METRICS } from "./store.js";
 
 const LONGEST = 90;
+const ROOTS = ["", "(root)"]; // as PyTorch calls it, and as records do
 
 /** Return the title of a metric. */
 export function metricTitle(metric) {
   return METRICS.find(({ name }) => name === metric)?.title ?? metric;
 }
 
-/** Return the name of a layer as it is shown; the LightningModule itself has none. */
+/** Return the name of a layer as it is shown; the LightningModule itself has none of its own. */
 export function layerTitle(name, limit = LONGEST) {
-  return name === "" ? "the model itself" : short(name, limit);
+  return ROOTS.includes(name) ? "the model itself" : short(name, limit);
 }
 
 /** Return a value of a metric in words. */

@@ -30,7 +30,7 @@ const RUN = [
   {
     title: "Loss scale",
     note: "The scale of the GradScaler, the least of each row.",
-    curves: [{ name: "loss_scale", label: "least", tone: "s3" }],
+    curves: [{ name: "loss_scale", label: "least", tone: "s3", digits: 7 }],
     small: true,
   },
   {
