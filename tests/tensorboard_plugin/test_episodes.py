@@ -64,8 +64,10 @@ def test_an_episode_that_has_ended_takes_no_more_news() -> None:
 
 
 def test_a_finding_that_is_opened_again_is_another_episode() -> None:
-    """As after a resume."""
-    assert [episode["opened"] for episode in told(finding(), finding())] == [0, 10]
+    """As after a resume: the first has ended by then, and does not last beside the second."""
+    first, second = told(finding(), finding(since_step=99), finding(status="updated"))
+    assert (first["opened"], first["closed"], first["closing"]) == (0, 10, None)
+    assert (second["opened"], second["closed"], second["last"]) == (10, None, 20)
 
 
 def test_all_other_events_are_as_they_were() -> None:
@@ -107,6 +109,8 @@ def test_events_that_the_tab_does_not_show_are_left_out() -> None:
     assert read_events([(0, text(step_record())), (1, unknown)]) == ([], False)
 
 
-def test_a_severity_of_a_later_version_is_no_reason_to_fail() -> None:
-    episodes = told(finding(severity="fatal"), finding(status="updated", severity="warning"))
-    assert severity_counts(episodes) == {"info": 0, "warning": 1, "error": 0}
+@pytest.mark.parametrize("severities", [("fatal", "warning"), ("warning", "fatal")])
+def test_a_severity_of_a_later_version_counts_as_the_worst_that_there_is(severities: tuple[Any, Any]) -> None:
+    first, second = severities
+    episodes = told(finding(severity=first), finding(status="updated", severity=second))
+    assert severity_counts(episodes) == {"info": 0, "warning": 0, "error": 1}

@@ -40,6 +40,8 @@ def summarise(events: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]
         key = (event["code"], event["layer"])
         episode = lasting.get(key)
         if episode is None or event["status"] == "opened":
+            if episode is not None:
+                episode["closed"] = event["log_step"]  # what begins anew has ended before: a run that was resumed
             episode = lasting[key] = _episode(event)
             found["findings"].append(episode)
         _tell(episode, event)
@@ -58,11 +60,10 @@ def severity_counts(episodes: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 def _episode(event: dict[str, Any]) -> dict[str, Any]:
     episode = {name: event[name] for name in ("code", "layer", "since_step", "message", "evidence", "advice")}
-    step, severity = event["log_step"], event["severity"]
-    severity = severity if severity in SEVERITIES else "info"  # another version may know more of them
+    step = event["log_step"]
     return {
         **episode,
-        "severity": severity,
+        "severity": _severity(event),
         "opened": step,
         "last": step,
         "closed": None,
@@ -79,12 +80,12 @@ def _tell(episode: dict[str, Any], event: dict[str, Any]) -> None:
         return
     episode["updates"] += event["status"] == "updated"
     episode.update({name: event[name] for name in ("message", "evidence", "advice")})
-    if _rank(event["severity"]) > _rank(episode["severity"]):
-        episode["severity"] = event["severity"]
+    episode["severity"] = max(_severity(event), episode["severity"], key=SEVERITIES.index)
 
 
-def _rank(severity: str) -> int:
-    return SEVERITIES.index(severity) if severity in SEVERITIES else -1
+def _severity(event: dict[str, Any]) -> str:
+    """Return how bad news is; what only another version knows counts as the worst, as in the report."""
+    return event["severity"] if event["severity"] in SEVERITIES else SEVERITIES[-1]
 
 
 def _complete(event: Any) -> Any:
