@@ -1,13 +1,12 @@
-"""A browser for the tests of the page: Debian's Chromium, driven by Playwright."""
+"""A page in a browser, and the tab of TensorBoard in it."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.browser import launched
 from tests.tensorboard_plugin.stub_server import Server, Stub, serving
 from tests.tensorboard_plugin.tab import Tab
 
@@ -18,33 +17,14 @@ if TYPE_CHECKING:
 
     from tests.tensorboard_plugin.samples import SampleRun
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 WIDTH, HEIGHT = 1280, 900
 PATIENCE = 10_000  # ms for anything that the page is to show
 
 
-def _missing(what: str) -> NoReturn:
-    """Skip where a person works, fail where the suite stands for the project."""
-    message = f"the tests of the page need {what}"
-    if os.environ.get("CI"):
-        pytest.fail(f"{message}; .ci/run installs it", pytrace=False)
-    pytest.skip(message)
-
-
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    try:
-        from playwright.sync_api import sync_playwright  # noqa: PLC0415 - an extra of development
-    except ImportError:
-        _missing("playwright (pip install 'gradwatch[dev]')")
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        _missing("Chromium (Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        # No sandbox: containers and root have none. No GPU: pictures are the same everywhere.
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")

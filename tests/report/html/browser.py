@@ -1,19 +1,13 @@
-"""A headless Chromium for the tests of pages: the system's own, driven by Playwright."""
+"""Pages opened in a browser, and what they did that they should not."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Visit:
@@ -21,35 +15,6 @@ class Visit:
 
     def __init__(self, page: Any, noise: list[str]) -> None:
         self.page, self.noise = page, noise
-
-
-def needed() -> Any:
-    """Return Playwright's synchronous interface; without it or a browser a test is skipped, and in CI it fails."""
-    try:
-        from playwright import sync_api  # noqa: PLC0415 - may be missing
-    except ImportError:
-        return _missing("playwright (pip install playwright)")
-    return sync_api if CHROMIUM is not None else _missing("chromium (Debian: apt-get install chromium)")
-
-
-def _missing(what: str) -> None:
-    text = f"pages are tested in a browser, which needs {what}"
-    if os.environ.get("CI") == "true":
-        pytest.fail(text)
-    pytest.skip(text)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A browser for the tests of one file."""
-    with needed().sync_playwright() as driver:
-        # As root, and in most containers, Chromium has no sandbox.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        try:
-            yield chromium
-        finally:
-            chromium.close()
 
 
 @contextmanager

@@ -8,13 +8,11 @@ import pytest
 
 from gradwatch.report.html.page import write_page
 from gradwatch.report.html.run_page import run_page
-from tests.report.html.browser import browser, opened
+from tests.report.html.browser import opened
 from tests.report.html.runs import HOSTILE, full_run, hostile_run
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["browser"]  # a fixture
 
 pytestmark = pytest.mark.timeout(120)
 

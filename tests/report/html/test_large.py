@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.report.html.browser import browser, opened
+from tests.report.html.browser import opened
 from tests.report.synthetic import Spike, write_run
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["browser"]  # a fixture
 
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0]"
 LOADED = "performance.getEntriesByType('navigation')[0].loadEventStart"
