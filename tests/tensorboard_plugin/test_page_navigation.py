@@ -281,6 +281,17 @@ def test_an_address_that_was_mistyped_is_taken_as_far_as_it_goes(serve: Serve) -
     assert tab.texts(".card h2") == ["run"]
 
 
+@pytest.mark.parametrize(
+    ("zoom", "shown"),
+    [("300-999999999", (300, 400)), ("0-49", (1, 49)), ("1000-1099", (301, 400)), ("0-9999", (1, 400))],
+)
+def test_steps_that_no_run_on_the_page_has_are_not_shown(zoom: str, shown: tuple[int, int], tab: Tab) -> None:
+    """As where an address is of a longer run, or the longer one of two is no longer ticked."""
+    tab.open(runs="logs%2Fversion%201%2C%20b", zoom=zoom)
+    assert tab.shown_steps() == shown
+    assert tab.pixel(shown[1] - 5, 0, rows=3)[3] == 255
+
+
 def test_another_address_is_followed(tab: Tab) -> None:
     tab.page.evaluate(
         "(keys) => { location.hash = `#numerical_health&${keys}` }",

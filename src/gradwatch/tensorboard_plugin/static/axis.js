@@ -40,6 +40,12 @@ export function clampRange([from, to], [first, last]) {
   return [start, start + span];
 }
 
+/** Return what of a range lies inside `bounds`, and the nearest one of its width where nothing does. */
+export function insideRange([from, to], [first, last]) {
+  if (from > last || to < first) return clampRange([from, to], [first, last]);
+  return [Math.max(from, first), Math.min(to, last)];
+}
+
 /** Return an axis of values, from 0 at the bottom to 1; by orders of magnitude where they span more than 30×. */
 export function valueAxis(values, { log = null, bottom = null, top = null } = {}) {
   const known = values.filter((value) => Number.isFinite(value));

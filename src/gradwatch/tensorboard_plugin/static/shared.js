@@ -1,5 +1,6 @@
 // What the runs side by side share: the range of steps, the scale of the colours, which layers are shown.
 
+import { insideRange } from "./axis.js";
 import { absoluteScale, countScale, relativeScale } from "./scales.js";
 import { happeningsOf } from "./happenings.js";
 import { ratiosOf } from "./picture.js";
@@ -34,15 +35,17 @@ export function createShared(data) {
     return ends.length ? [ends.reduce((a, b) => Math.min(a, b)), ends.reduce((a, b) => Math.max(a, b))] : [0, 1];
   }
 
-  const range = (runs, view) => view.zoom ?? bounds(runs);
+  /** Return the steps in view: an address may be of a longer run than any that is here. */
+  const range = (runs, { zoom }) => (zoom ? insideRange(zoom, bounds(runs)) : bounds(runs));
 
   /** Return the matrix to draw of each run, or why there is none: the whole run until its part has come. */
   function pictures(runs, view) {
     const found = new Map();
+    const steps = view.zoom && tile(range(runs, view));
     for (const run of runs.filter((each) => each.rows > 0 && !lacks(each, view.optimizer))) {
       const { metric, optimizer } = view;
       const whole = data.matrix(run, { metric, optimizer, columns: COLUMNS });
-      const part = view.zoom && data.matrix(run, { metric, optimizer, ...tile(view.zoom), columns: TILE_COLUMNS });
+      const part = steps && data.matrix(run, { metric, optimizer, ...steps, columns: TILE_COLUMNS });
       found.set(run.name, {
         whole: whole.value,
         matrix: part?.value?.last.length ? part.value : whole.value,
