@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.tensorboard_plugin.samples import SampleRun, finding, sample_run
+from tests.tensorboard_plugin.samples import SampleRun, finding, incident, sample_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,7 +86,17 @@ def test_a_run_that_has_logged_nothing_yet_says_so(serve: Serve) -> None:
     _, tab = serve(begun("begun"))
     tab.open()
     assert "after its first log step" in tab.text(".card")
-    assert tab.texts(".runs small") == ["no data yet"]
+    assert tab.texts(".runs small") == ["no step logged \N{MIDDLE DOT} nothing found"]
+
+
+def test_a_run_that_died_before_its_first_log_step_says_so(serve: Serve) -> None:
+    run = begun("died")
+    run.incidents, run.ends = [incident(0)], [{"type": "run_end", "time": 2e9, "status": "nonfinite"}]
+    _, tab = serve(run)
+    tab.open()
+    assert tab.text(".trouble .note") == "This run ended before its first log step."
+    assert tab.find(".entry").count() == 1
+    assert tab.texts(".runs small") == ["no step logged \N{MIDDLE DOT} 1 incident"]
 
 
 def test_runs_of_an_address_that_are_not_there_are_named(serve: Serve) -> None:

@@ -204,6 +204,14 @@ def test_steps_that_a_resumed_run_writes_again_are_there_once(tmp_path: Path) ->
     assert len(found.ask("events", run=".").json["starts"]) == 2
 
 
+def test_a_resumed_run_ends_where_it_has_come_to(tmp_path: Path) -> None:
+    """And not where it had been before, whose steps it has yet to write again."""
+    write_run(tmp_path, *(at(i) for i in range(100)))
+    write_run(tmp_path, *(at(i) for i in range(50, 60)), step=50)
+    (run,) = Site(tmp_path).ask("runs").json["runs"]
+    assert (run["first"], run["last"]) == (0, 59)
+
+
 def test_a_model_that_grows_is_one_matrix(tmp_path: Path) -> None:
     write_run(tmp_path, *(at(i) for i in range(3)), *(at(i, 4) for i in range(3, 6)))
     found = Site(tmp_path)

@@ -33,8 +33,8 @@ class Queries:
 
     def runs(self, source: Source, runs: dict[str, RunIndex]) -> dict[str, Any]:
         """Return what there is of each run."""
-        rows = self._row_counts(source, runs)
-        described = [self._run(source, run, rows.get(name, 0)) for name, run in sorted(runs.items())]
+        ends = self._ends(source, runs)
+        described = [self._run(source, run, ends.get(name, (0, run.last))) for name, run in sorted(runs.items())]
         return {"runs": described}
 
     def matrix(
@@ -77,7 +77,8 @@ class Queries:
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
-    def _run(self, source: Source, run: RunIndex, rows: int) -> dict[str, Any]:
+    def _run(self, source: Source, run: RunIndex, end: tuple[int, int | None]) -> dict[str, Any]:
+        rows, last = end
         summary, damaged = self._events(source, run)
         first = min((start["log_step"] for start in summary["starts"]), default=None)
         return {
@@ -86,8 +87,8 @@ class Queries:
             "note": run.note or (UNREADABLE if damaged else None),
             "optimizers": _optimizers(run),
             "rows": rows,
-            "first": None if run.last is None else min(run.last, first or 0),
-            "last": run.last,
+            "first": None if last is None else min(last, first or 0),
+            "last": last,
             "findings": severity_counts(summary["findings"]),
             "incidents": len(summary["incidents"]),
             "checks": len(summary["checks"]),
@@ -120,8 +121,11 @@ class Queries:
         key = (source.experiment, run.name, *tags)
         return self._cache.get(key, run.stamp, make, lambda rows: rows.values.nbytes)
 
-    def _row_counts(self, source: Source, runs: dict[str, RunIndex]) -> dict[str, int]:
-        """Return how many rows each run has, by the number that its last one bears: in one question for all runs."""
+    def _ends(self, source: Source, runs: dict[str, RunIndex]) -> dict[str, tuple[int, int]]:
+        """Return how many rows each run has, by the number that its last one bears, and the log step of that row.
+
+        One question for all runs. The last row is the one written last: a run that was resumed may have been farther.
+        """
         tags = {run.name: run.tags("curves") for run in runs.values()}
         try:
             last = _last_rows(source, tags)
@@ -130,7 +134,12 @@ class Queries:
             for name, several in tags.items():
                 with suppress(Exception):
                     last |= _last_rows(source, {name: several})
-        return {name: sum(_number(data.get(tag, ())) for tag in tags[name]) for name, data in last.items()}
+        found = {name: [data[tag] for tag in tags[name] if data.get(tag)] for name, data in last.items()}
+        return {
+            name: (sum(map(_number, several)), max(data[-1].step for data in several))
+            for name, several in found.items()
+            if several
+        }
 
 
 def _last_rows(source: Source, tags: dict[str, list[str]]) -> dict[str, dict[str, Sequence[TensorDatum]]]:
@@ -168,7 +177,7 @@ def _column_at(table: Rows, name: str, steps: np.ndarray) -> np.ndarray:
 
 def _number(data: Sequence[TensorDatum]) -> int:
     """Return how many rows there are, by what the last one says."""
-    row = data[-1].numpy if data else np.empty(0)
+    row = data[-1].numpy
     return int(row[_ROW]) + 1 if row.shape == (len(CURVE_NAMES),) and np.isfinite(row[_ROW]) else 0
 
 

@@ -49,7 +49,7 @@ export function createCard(app, run) {
     card.axis = stepAxis(shared.range, plots.width());
     const context = { ...shared, view, axis: card.axis, matrix, visible: matrix && shared.visible(matrix) };
     const lost = matrix && card.axis.width ? plots.draw(context, now, happenings) : null;
-    replace(problem, trouble(now, view, error ?? answer.error ?? lost, Boolean(matrix)));
+    replace(problem, trouble(now, told, view, error ?? answer.error ?? lost, Boolean(matrix)));
     events.draw(context, happenings);
     checks.draw(told.checks);
     if (!isLate) bars.draw(context, matrix ? atStep(data, now, view, matrix) : null);
@@ -91,12 +91,14 @@ function atStep(data, run, { step, optimizer }, matrix) {
 }
 
 /** Return why a run cannot be shown, or what of it is missing; null where all is well. */
-function trouble(run, { optimizer }, error, isShown) {
+function trouble(run, { ends }, { optimizer }, error, isShown) {
   if (error && isShown) return element("p.problem", {}, `Not all could be loaded. ${short(error.message, 600)}`);
   if (error) return broken(short(error.message, 600));
   if (lacks(run, optimizer)) return element("p.problem", {}, `This run has no optimizer ${optimizer}.`);
   if (run.note) return run.rows ? element("p.note", {}, short(run.note, 600)) : broken(short(run.note, 600));
-  return run.rows ? null : element("p.note", {}, "This run has only begun: it is shown after its first log step.");
+  if (run.rows) return null;
+  const begun = "This run has only begun: it is shown after its first log step.";
+  return element("p.note", {}, ends.length ? "This run ended before its first log step." : begun);
 }
 
 function summaryOf(run, told) {

@@ -57,7 +57,7 @@ function entry(run, view, store) {
         : run.findings.warning
           ? "warning"
           : "good";
-  const told = broken ? short(run.note, 160) : run.rows ? summary(run) : "no data yet";
+  const told = broken ? short(run.note, 160) : summary(run);
   return element(
     "li",
     { title: short(run.name, 300) },
@@ -71,7 +71,10 @@ function entry(run, view, store) {
   );
 }
 
-const summary = (run) => `${steps(run.first, run.last)} · ${countsText(run.findings, run.incidents)}`;
+function summary(run) {
+  const when = run.rows ? steps(run.first, run.last) : "no step logged";
+  return `${when} · ${countsText(run.findings, run.incidents)}`;
+}
 
 function toggle(name, store) {
   const chosen = store.view.runs ?? [];
