@@ -183,6 +183,8 @@ def test_the_head_of_a_run_says_how_it_ended(serve: Serve) -> None:
 def test_gradient_checks_as_a_table(serve: Serve) -> None:
     _, tab = serve(troubled())
     tab.open()
+    heads = [cell.lower() for cell in tab.texts(".checks thead th")]
+    assert heads == ["step", "verdict", "reason", "largest relative error", "parameters"]
     rows = [row.split("\t") for row in tab.texts(".checks tbody tr")]
     assert [row[:4] for row in rows] == [
         ["200", "mismatch", "head.weight differs by 31 %", "0.31"],

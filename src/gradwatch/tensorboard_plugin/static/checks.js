@@ -26,7 +26,7 @@ export function createChecks(card) {
     heading.textContent = `Gradient checks (${whole(checks.length)})`;
     replace(
       body,
-      table(["step", "verdict", "reason", "largest error", "parameters"], checks.slice(-MOST).reverse().map(row), 3),
+      table(["step", "verdict", "reason", "largest relative error", "parameters"], checks.slice(-MOST).reverse().map(row), 3),
     );
   }
 
