@@ -61,6 +61,7 @@ DIVERGENCE = Rule(
         "a learning rate that is too high",
         "a sign error in the loss, or a loss that is maximised",
         "data that changes in mid-run",
+        "reinforcement learning, where the loss of the value grows with the returns: drop the rule there",
     ),
     advice="Lower the learning rate, by 10 times to begin with; go back to the checkpoint before the rise.",
     thresholds=(
