@@ -116,6 +116,18 @@ def test_a_bad_weight_that_was_mended_may_be_born_again() -> None:
         assert scanner.scan() == []
 
 
+def test_a_count_of_steps_that_is_no_number_is_born_each_time_anew() -> None:
+    module = Model()
+    optimizer = adam_with_state(module)
+    scanner = scanner_of(module, optimizer)
+    scanner.baseline()
+    for value in BAD:
+        optimizer.state[module.layer.bias]["step"].fill_(value)
+        assert scanner.scan() == [Birth("optimizer", "layer.bias.step", COUNTS.get(value, (1, 0, 0)))]
+        optimizer.state[module.layer.bias]["step"].fill_(3.0)
+        assert scanner.scan() == []
+
+
 def test_state_that_appears_bad_is_a_birth() -> None:
     """Adam makes its state in the first step."""
     module = Model()

@@ -6,6 +6,7 @@ has gained non-finite elements since.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
     from gradwatch.capture.parameters import ParameterGroup
 
-# What torch's optimizers count their steps by, one for each parameter.
-STEPS = "step"
 
 Kind = Literal["parameter", "buffer", "optimizer"]
 Counts = tuple[int, int, int]
@@ -68,7 +67,7 @@ class StateScanner:
                 whose own traces in running statistics must not be taken for their cause.
         """
         parameters, buffers = self._of_module(replaced or {})
-        entries = [*parameters, *buffers, *_optimizer_state(self._groups)]
+        entries = [*parameters, *buffers, *_optimizer_state(self._groups, finite_scalars=bool(self._known))]
         # A finite norm proves finite elements, and costs less than asking each of them.
         finite = np.isfinite(screening_norms([entry.tensor for entry in entries]))
         births = [] if finite.all() and not self._known else self._judged(entries, finite.tolist())
@@ -139,16 +138,19 @@ def _is_known(parameter: nn.Parameter, finite: Mapping[int, int]) -> bool:
     return id(parameter) in finite and finite[id(parameter)] == parameter._version  # noqa: SLF001 - no public one
 
 
-def _optimizer_state(groups: Sequence[ParameterGroup]) -> list[StateTensor]:
+def _optimizer_state(groups: Sequence[ParameterGroup], *, finite_scalars: bool) -> list[StateTensor]:
+    """Return the tensors of the optimizers' state.
+
+    ``finite_scalars``: with those that are finite, too: a count of steps for each parameter, on the host.
+    """
     entries = []
     for group in groups:
         states = group.optimizer.state
         for name, parameter in zip(group.names, group.parameters, strict=True):
             for key, value in (states.get(parameter) or {}).items():
-                if key == STEPS:
-                    continue
                 if type(value) is Tensor and value.dtype.is_floating_point and not value.is_meta:  # nearly always
-                    entries.append(StateTensor("optimizer", f"{name}.{key}", value))
+                    if finite_scalars or value.ndim or not value.is_cpu or not math.isfinite(value.item()):
+                        entries.append(StateTensor("optimizer", f"{name}.{key}", value))
                 else:
                     entries += _state_tensors(f"{name}.{key}", value)
     return entries
