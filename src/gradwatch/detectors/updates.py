@@ -51,6 +51,11 @@ def _large(seen: Observation, limits: Limits) -> Reading:
     )
 
 
+def _nothing(_: int) -> Sign:
+    """Return what is to be said where nothing shows."""
+    return Sign({})
+
+
 class Least(NamedTuple):
     """The largest update ratio of each layer so far, and the schedule."""
 
@@ -62,6 +67,8 @@ def _small(state: Least, seen: Observation, limits: Limits) -> tuple[Least, Read
     layers, ratios = seen.layers, seen.layers.update_ratio
     schedule = followed(state.schedule, seen.rows)
     largest = np.fmax(state.largest, ratios) if state.largest.size else ratios
+    if (ratios > 0).all() and (largest > limits["ratio"]).all():  # nearly always: each has moved as far as it should
+        return Least(largest, schedule), Reading(limits["ratio"] / largest, layers.names, _nothing)
     with np.errstate(divide="ignore"):
         strength = limits["ratio"] / largest
     # What is exactly 0 is for frozen-weights to tell. What has moved once is told apart from the rest by its past.
@@ -148,6 +155,9 @@ def _frozen(state: Still, seen: Observation, _limits: Limits) -> tuple[Still, Re
     norm, gradient = layers.weight_norm, layers.grad_norm
     before = state.norm if state.norm.size else norm
     largest = np.fmax(state.gradient, gradient) if state.gradient.size else gradient
+    if (layers.update_ratio > 0).all() and not seen.orphans:  # nearly always
+        moved = np.zeros(len(layers.names))
+        return Still(np.where(np.isnan(norm), before, norm), largest, schedule), Reading(moved, layers.names, _nothing)
     still = (layers.update_ratio == 0) & ((norm == before) | np.isnan(before))
     known = np.isfinite(layers.update_ratio) & np.isfinite(norm)
     # A step may have moved nothing because there was nothing to move by; one that did move is known in any case.
