@@ -156,6 +156,21 @@ def test_a_huge_gradient_keeps_a_finite_norm(value: float, size: int) -> None:
     assert read.norms[1] == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize("size", [4, 5000, 30_000])
+def test_one_element_is_enough_for_a_huge_gradient(size: int) -> None:
+    gradient = full(1.0, size)
+    gradient[size // 2] = 1e30
+    read = read_gradients(group_with(gradient, full(2.0)))
+    assert (read.finite, read.huge) == (True, True)
+    assert read.total == pytest.approx(1e30)
+
+
+def test_squares_of_float64_overflow_later() -> None:
+    read = read_gradients(group_with(full(1e30, dtype=torch.float64)))
+    assert (read.finite, read.huge, read.total) == (True, False, pytest.approx(2e30))
+    assert read_gradients(group_with(full(1e200, dtype=torch.float64))).huge
+
+
 def test_huge_says_that_a_square_overflows_float32() -> None:
     assert read_gradients(group_with(full(1e30))).huge
     assert not read_gradients(group_with(full(1e18))).huge

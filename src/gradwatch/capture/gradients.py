@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from gradwatch.capture.parameters import ParameterGroup
 
+# From norms like these on, sums of squares overflow float32 and float64.
+OVERFLOWS, OVERFLOWS_DOUBLE = 1.8e19, 1.3e154
+DOUBLE = frozenset({torch.float64, torch.complex128})
 # Up to so many numbers Python adds up quicker than numpy (3 against 9 µs between the kernels of a step).
 SHORT = 32
 
@@ -58,7 +61,7 @@ def read_gradients(group: ParameterGroup, extras: Sequence[Tensor] = ()) -> Grad
     norms, host = _measured(tensors, extras)
     total = _total(norms)
     measured = Gradients(tensors, positions, norms, total, host)
-    return measured if math.isfinite(total) else _look_closer(measured)
+    return measured if total < OVERFLOWS else _look_closer(measured)
 
 
 def _measured(tensors: list[Tensor], extras: Sequence[Tensor]) -> tuple[np.ndarray, list[float]]:
@@ -95,7 +98,9 @@ def _look_closer(measured: Gradients) -> Gradients:
     if counts.any():
         return measured._replace(counts=counts)
     exact = exact_l2_norms(measured.tensors)
-    return measured._replace(norms=exact.cpu().numpy(), total=float(total_norm(exact)), huge=True)
+    norms = exact.cpu().numpy()
+    limits = [OVERFLOWS_DOUBLE if tensor.dtype in DOUBLE else OVERFLOWS for tensor in measured.tensors]
+    return measured._replace(norms=norms, total=float(total_norm(exact)), huge=bool((norms >= limits).any()))
 
 
 def without_underflow(measured: Gradients, loss_scale: float | None = None) -> Gradients:

@@ -57,10 +57,11 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def few_l2_norms(tensors: Sequence[Tensor]) -> list[Tensor] | None:
-    """Return what `l2_norms` returns as one 0-dim float32 tensor each, or None where that is not the quickest way.
+    """Return what `l2_norms` returns as one 0-dim tensor each, or None where that is not the quickest way.
 
-    For the gradients of a small network on the CPU, at every step: nothing to convert, no graph to keep out of, no
-    transfer to save by joining the norms.
+    They are float32 or float64; one in float64 is finite also where squares overflow float32. For the gradients of a
+    small network on the CPU, at every step: nothing to convert, no graph to keep out of, no transfer to save by joining
+    the norms.
     """
     few = len(tensors) <= FEW and set(map(_traits, tensors)) == _PLAINEST
     return norms_one_by_one(tensors) if few else None

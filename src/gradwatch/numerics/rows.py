@@ -1,7 +1,7 @@
 """Sums of squares on the CPU: every tensor is cut into short rows, and the squares of the row norms are added up.
 
 Why rows. One float32 accumulator loses 3e-4 of the norm of 1e7 normal numbers and 8e-3 of 1e7 equal ones; a row of
-2048 loses at most 2e-6, whatever is in it, and the rows are added in float64. A row is summed by one thread, so that
+2048 loses at most 6e-6, whatever is in it, and the rows are added in float64. A row is summed by one thread, so that
 the number of threads does not change the result.
 """
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SHORT_ROW = 128  # of small tensors, which are padded with zeros to whole rows
 LONG_ROW = 2048
 SMALL = 8192  # elements; copying a larger tensor costs more than a kernel of its own
+SHORT = 3072  # elements; up to here the eight float32 accumulators of a kernel, one a lane, lose at most 1e-5
 MEDIUM = 24576  # elements; up to here one sum in float64 is quicker than rows: 8.5 against 9.9 µs for 16,384
 BATCH = 32767  # elements; up to here `torch.cat` is one loop of memcpy (GRAIN_SIZE of aten/src/ATen/Parallel.h)
 FEW = 16  # tensors; up to here a kernel for each is quicker than what it takes to join them: 21 against 37 µs for 6
@@ -62,23 +63,23 @@ def row_based_norms(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def norms_one_by_one(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return the same as `row_based_norms` for a few float32 tensors, each as a 0-dim float32 tensor.
+    """Return the norms of a few float32 tensors, each as a 0-dim tensor: float64 for those of `MEDIUM` size.
 
-    A tensor of up to `SMALL` elements needs no rows: eight accumulators, one for each lane of a vector register, lose
-    at most 8e-6 of it. Strided elements share a single one, which loses up to 5e-5: they are copied first.
+    Strided elements share a single accumulator in float32, which loses up to 5e-5: they are copied first.
     """
-    small = [tensor.contiguous() for tensor in tensors if tensor.numel() <= SMALL]
+    sizes = [tensor.numel() for tensor in tensors]
+    short = [tensor.contiguous() for tensor, size in zip(tensors, sizes, strict=True) if size <= SHORT]
+    medium = [tensor for tensor, size in zip(tensors, sizes, strict=True) if SHORT < size <= MEDIUM]
     # One call for the same kernels: half the time of calling each from Python.
-    norms = list(torch._foreach_norm(small)) if small else []  # noqa: SLF001
-    if len(small) < len(tensors):
-        left = iter(norms)
-        norms = [next(left) if tensor.numel() <= SMALL else _large_norm(tensor) for tensor in tensors]
-    return norms
+    of_short = iter(torch._foreach_norm(short) if short else ())  # noqa: SLF001
+    of_medium = iter(torch._foreach_norm(medium, 2.0, torch.float64) if medium else ())  # noqa: SLF001
+    return [
+        next(of_short) if size <= SHORT else next(of_medium) if size <= MEDIUM else _large_norm(tensor)
+        for tensor, size in zip(tensors, sizes, strict=True)
+    ]
 
 
 def _large_norm(tensor: Tensor) -> Tensor:
-    if tensor.numel() <= MEDIUM:
-        return vector_norm(tensor, dtype=torch.float64).float()  # type: ignore[no-any-return]
     rows = _large_rows(tensor)
     whole = vector_norm(rows[0] if len(rows) == 1 else torch.cat(rows), dtype=torch.float64)
     return whole.float()  # type: ignore[no-any-return]

@@ -38,11 +38,10 @@ class TooSlowError(OSError):
 
 
 class _Part(NamedTuple):
-    """The rows of one optimizer: where they begin, and the bytes and norms of one."""
+    """The rows of one optimizer: where they begin, and the bytes of one."""
 
     offset: int
     row_bytes: int
-    parameters: int
 
 
 class Ring:
@@ -88,12 +87,12 @@ class Ring:
             OSError: they could not be written.
         """
         part, first = self._parts[optimizer], self._written[optimizer] + 1
-        data = memoryview(_packed(part, rows, first))
+        packed = [_packed(row, first + i) for i, row in enumerate(rows)]
         slot = first % layout.SLOTS
-        before_end = (layout.SLOTS - slot) * part.row_bytes
-        self._write(data[:before_end], part.offset + slot * part.row_bytes)
-        if len(data) > before_end:
-            self._write(data[before_end:], part.offset)
+        before_end = layout.SLOTS - slot
+        self._write(b"".join(packed[:before_end]), part.offset + slot * part.row_bytes)
+        if len(packed) > before_end:
+            self._write(b"".join(packed[before_end:]), part.offset)
         self._written[optimizer] += len(rows)
 
     def is_ours(self) -> bool:
@@ -129,7 +128,7 @@ class Ring:
         except OSError:
             return False
 
-    def _write(self, data: memoryview, place: int) -> None:
+    def _write(self, data: bytes, place: int) -> None:
         if len(self._seconds) >= TIMED_CALLS:
             self._write_at(data, place)
             return
@@ -139,42 +138,33 @@ class Ring:
         if len(self._seconds) == TIMED_CALLS and (typical := median(self._seconds)) > SLOW_SECONDS:
             raise TooSlowError(f"writing a step takes {typical * 1e6:.0f} µs here")
 
-    def _write_at(self, data: bytes | memoryview, place: int) -> None:
+    def _write_at(self, data: bytes, place: int) -> None:
         if os.pwrite(self._descriptor, data, place) < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _packed(part: _Part, rows: Sequence[Row], first: int) -> bytearray:
-    """Return rows as they stand in the file; ``first`` is the sequence number of the first one."""
-    size, data = part.row_bytes, bytearray(len(rows) * part.row_bytes)
-    shape, strides = (len(rows), part.parameters), (size, layout.NORM_BYTES)
-    norms = np.ndarray(shape, "<f8", data, offset=layout.ROW.size, strides=strides)
-    body = memoryview(data)
-    for i, row in enumerate(rows):
-        start, end = i * size, (i + 1) * size - layout.CHECKSUM.size
-        norms[i] = row.norms
-        layout.ROW.pack_into(
-            data,
-            start,
-            first + i,
-            flags_of(row),
-            row.time,
-            row.step,
-            row.epoch,
-            row.batch_idx or 0,
-            0.0 if row.loss is None else row.loss,
-            row.grad_norm,
-            row.coefficient,
-            0.0 if row.lr is None else row.lr,
-            0.0 if row.loss_scale is None else row.loss_scale,
-        )
-        layout.CHECKSUM.pack_into(data, end, zlib.crc32(body[start:end]))
-    return data
+def _packed(row: Row, sequence: int) -> bytes:
+    """Return a row as it stands in the file."""
+    numbers = layout.ROW.pack(
+        sequence,
+        flags_of(row),
+        row.time,
+        row.step,
+        row.epoch,
+        row.batch_idx or 0,
+        0.0 if row.loss is None else row.loss,
+        row.grad_norm,
+        row.coefficient,
+        0.0 if row.lr is None else row.lr,
+        0.0 if row.loss_scale is None else row.loss_scale,
+    )
+    body = numbers + np.asarray(row.norms, "<f8").tobytes()
+    return body + layout.CHECKSUM.pack(zlib.crc32(body))
 
 
 def _parts(header: Header, offset: int) -> list[_Part]:
     parts = []
     for columns in header.optimizers:
-        parts.append(_Part(offset, columns.row_bytes, len(columns.parameters)))
+        parts.append(_Part(offset, columns.row_bytes))
         offset += layout.SLOTS * columns.row_bytes
     return parts
