@@ -167,7 +167,8 @@ def test_one_element_is_enough_for_a_huge_gradient(size: int) -> None:
 
 def test_squares_of_float64_overflow_later() -> None:
     read = read_gradients(group_with(full(1e30, dtype=torch.float64)))
-    assert (read.finite, read.huge, read.total) == (True, False, pytest.approx(2e30))
+    assert (read.finite, read.huge) == (True, False)
+    assert read.total == pytest.approx(2e30)
     assert read_gradients(group_with(full(1e200, dtype=torch.float64))).huge
 
 

@@ -98,6 +98,28 @@ def test_none_never_checks() -> None:
     assert played(CheckSchedule(None), 10_000, [1.0], [0.0]) == []
 
 
+@pytest.mark.parametrize("single", range(4))
+def test_several_steps_in_a_batch_are_no_reason_never_to_look_at_the_clock(
+    single: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GAN whose second optimizer joins after some batches: its count of steps has one parity for ever."""
+    parts = setup()
+    monitor = HealthMonitor(clip=None, graph_lint=False)
+    monitor.start(parts.model, parts.optimizer, context(tmp_path), loss_function=loss_function)
+    checks = monitor._checks
+    asked: list[int] = []
+    checks._looks_for_mixing = False
+
+    def ask(step: int, now: float) -> bool:
+        asked.append(step)
+        return False
+
+    monkeypatch.setattr(checks._schedule, "due", ask)
+    for batch in range(100):
+        checks.due(single + 2 * batch + 1)
+    assert len(asked) == pytest.approx(200 / 16, abs=1)
+
+
 # -- in a loop written by hand -----------------------------------------------------------------------------------------
 
 

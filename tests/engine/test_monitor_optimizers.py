@@ -287,3 +287,41 @@ def test_clipping_under_a_scaler_limits_the_true_norm(tmp_path: Path) -> None:
         assert monitor.counters.clipped == 6
         limited.append(events(tmp_path / str(fused), "step")[3].clip.coefficient)
     assert limited[0] == pytest.approx(limited[1], rel=1e-2)
+
+
+class WritesPastAutograd(torch.optim.SGD):
+    """As older optimizers do: no version counter tells of it."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.data.add_(parameter.grad, alpha=-group["lr"])
+
+
+def test_weights_that_a_late_record_has_measured_are_looked_at_before_a_checkpoint(tmp_path: Path) -> None:
+    """Optimizers that take turns: the record of the first comes one batch after the log step."""
+    torch.manual_seed(0)
+    first, second = nn.Linear(4, 4), nn.Linear(4, 2)
+    module = nn.Sequential(first, second)
+    optimizers = [WritesPastAutograd(part.parameters(), lr=0.01) for part in (first, second)]
+    monitor = HealthMonitor(clip=None, on_nonfinite="skip", log_every_n_steps=10)
+    monitor.start(module, optimizers, context(tmp_path))
+    for index in range(15):
+        optimizer, batch = optimizers[index % 2], torch.randn(8, 4)
+        monitor.begin_batch((batch,), index)
+        module.zero_grad()
+        loss = module(batch).square().mean()
+        monitor.observe_loss(loss)
+        loss.backward()
+        if index == 14:
+            optimizer.param_groups[0]["lr"] = math.inf
+        monitor.before_step(optimizer)
+        optimizer.step()
+        monitor.after_step(optimizer)
+        monitor.end_batch()
+    monitor.scan(together=False)  # a checkpoint is being written
+    [incident] = events(tmp_path, "incident")
+    assert incident.step == 14
+    assert {layer.partition(".")[0] for layer in incident.affected} == {"0"}

@@ -77,9 +77,13 @@ class StateScanner:
     def found_finite(self, parameters: Sequence[nn.Parameter]) -> None:
         """Take note of weights that were measured elsewhere: the next scan looks at those written to meanwhile alone.
 
-        A write through ``parameter.data`` is not noticed: the scan after the next one has it.
+        A write through ``parameter.data`` is not noticed, so this holds for the end of the same batch only.
         """
         self._finite |= {id(p): p._version for p in parameters if not p.is_inference()}  # noqa: SLF001 - no public one
+
+    def forget_finite(self) -> None:
+        """Look at all weights in the next scan."""
+        self._finite = {}
 
     def remember(self, other: StateScanner) -> None:
         """Take over what another scanner of the same module has seen."""

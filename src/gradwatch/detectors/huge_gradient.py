@@ -13,7 +13,7 @@ SQUARE_OVERFLOWS = 1.8e19
 
 FATES = {
     "clipped": "It was clipped.",
-    "kept": "It was not clipped, and Adam's second moment of it is infinite.",
+    "kept": "It was not clipped: where an element is above 1.8e19, Adam's second moment of it is infinite.",
     "zeroed": "The training loop clips by norm itself: clip_grad_norm_ makes every gradient zero of it.",
     "left alone": "What becomes of it is up to the training loop's own clipping.",
 }

@@ -109,6 +109,7 @@ class GradientChecks:
         runs = context.runner is not None and context.rank == 0
         every = settings.gradient_check_every_n_steps if runs else None
         self._schedule, self._asked_every = CheckSchedule(every), ASKED_EVERY if every == "auto" else 1
+        self._turn = 0
         self._raises = settings.on_gradient_mismatch == "raise"
         self._lints = settings.graph_lint and runs
         self._looks_for_mixing = settings.gradient_check_every_n_steps is not None and runs
@@ -125,8 +126,10 @@ class GradientChecks:
         """Whether to look at the batch of step number ``step`` (from 1), which has just been trained on."""
         if self._lints or self._looks_for_mixing:
             return True
-        if step % self._asked_every:  # at most steps: the clock and the sums take 3 µs
-            return False
+        turn = step // self._asked_every  # no remainder: a batch may have several steps
+        if turn == self._turn:
+            return False  # at most steps: the clock and the sums take 3 µs
+        self._turn = turn
         return self._schedule.due(step, time.perf_counter())
 
     def after_batch(self, micro_batch: MicroBatch[Position], step: int, header: dict[str, Any], log_step: int) -> None:

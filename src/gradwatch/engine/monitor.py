@@ -337,6 +337,7 @@ class HealthMonitor:
             if self._stepped_well and self._checks.due(self.counters.steps):
                 batch, log_step = self._window.micro_batches[-1], self._position.log_step
                 self._checks.after_batch(batch, self.counters.steps, self._header(), log_step)
+        self._watched.scanner.forget_finite()
         step, epoch, _, log_step = self._position
         self._position = Position(step, epoch, None, log_step)
 

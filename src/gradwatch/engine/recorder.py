@@ -121,6 +121,8 @@ class Recorder:
         layers = pending.measure(at_start=self._rules.at_start)
         if np.isfinite(layers.weight_norm).all() and np.isfinite(layers.update_ratio).all():
             self._watched.scanner.found_finite(pending.step.group.parameters)
+        else:
+            self._watched.scanner.forget_finite()
         self._reporter.write(pending.record(header, layers))
         self._rules.read_step(pending, layers, header)
 
