@@ -34,6 +34,19 @@ def full(*_: Any) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def written_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the list to which every call that writes adds its place."""
+    places: list[int] = []
+    real = os.pwrite
+
+    def counted(descriptor: int, data: bytes, place: int) -> int:
+        places.append(place)
+        return real(descriptor, data, place)
+
+    monkeypatch.setattr(os, "pwrite", counted)
+    return places
+
+
 def test_the_file_has_its_final_size_from_the_start(tmp_path: Path) -> None:
     made = begun(tmp_path)
     size = made.path.stat().st_size
@@ -46,14 +59,7 @@ def test_the_file_has_its_final_size_from_the_start(tmp_path: Path) -> None:
 
 def test_a_row_is_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = begun(tmp_path)
-    calls: list[int] = []
-    real = os.pwrite
-
-    def counted(descriptor: int, data: bytes, place: int) -> int:
-        calls.append(place)
-        return real(descriptor, data, place)
-
-    monkeypatch.setattr(os, "pwrite", counted)
+    calls = written_at(monkeypatch)
     for step in range(SLOTS + 1):
         made.write(1, [row(step)])
     assert len(calls) == SLOTS + 1
@@ -70,14 +76,7 @@ def test_rows_together_are_one_call_or_two_where_the_ring_closes(
         alone.write(1, [row(step)])
     for step in range(before, before + count):
         alone.write(1, [row(step)])
-    places: list[int] = []
-    real = os.pwrite
-
-    def counted(descriptor: int, data: bytes, place: int) -> int:
-        places.append(place)
-        return real(descriptor, data, place)
-
-    monkeypatch.setattr(os, "pwrite", counted)
+    places = written_at(monkeypatch)
     together.write(1, [row(step) for step in range(before, before + count)])
     assert together.path.read_bytes() == alone.path.read_bytes()
     assert len(places) == 1 + ((before + 1) % SLOTS + count > SLOTS)
