@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # From norms like these on, sums of squares overflow float32 and float64.
 OVERFLOWS, OVERFLOWS_DOUBLE = 1.8e19, 1.3e154
+SUMMED_NARROW = 3072  # elements; larger tensors may be summed in float64 (numerics.rows)
 DOUBLE = frozenset({torch.float64, torch.complex128})
 # Up to so many numbers Python adds up quicker than numpy (3 against 9 µs between the kernels of a step).
 SHORT = 32
@@ -61,7 +62,9 @@ def read_gradients(group: ParameterGroup, extras: Sequence[Tensor] = ()) -> Grad
     norms, host = _measured(tensors, extras)
     total = _total(norms)
     measured = Gradients(tensors, positions, norms, total, host)
-    return measured if total < OVERFLOWS else _look_closer(measured)
+    if total < OVERFLOWS or (math.isfinite(total) and not any(tensor.numel() > SUMMED_NARROW for tensor in tensors)):
+        return measured  # the sums of small tensors are float32, and would be infinite by themselves
+    return _look_closer(measured)
 
 
 def _measured(tensors: list[Tensor], extras: Sequence[Tensor]) -> tuple[np.ndarray, list[float]]:
