@@ -63,11 +63,25 @@ def test_origin(place: int) -> None:
     assert origin.phase == PHASES[first_seen(evidence(ORDER[place]))]
     assert origin.ranks == [1]
     assert (origin.tensor, origin.module) == {
+        "optimizer": ("head.weight.exp_avg", None),
         "parameter": ("body.weight", "body"),
         "buffer": ("norm.running_mean", "norm"),
         "batch": ("batch['x']", None),
     }.get(seen, (None, None))
     assert origin.inputs == ([SUMMARY] if seen == "batch" else [])
+
+
+@pytest.mark.parametrize(
+    ("names", "tensor"),
+    [
+        (["charge", "charge.momentum_buffer"], "charge"),
+        (["charge", "charge.exp_avg", "charge.exp_avg_sq"], "charge"),
+        (["charge", "charged.exp_avg"], None),
+        (["body.weight", "head.weight", "head.weight.exp_avg"], None),
+    ],
+)
+def test_one_parameter_that_its_optimizer_has_spoilt_is_named(names: list[str], tensor: str | None) -> None:
+    assert origin_of(Evidence(optimizer=names), [0]).tensor == tensor
 
 
 def test_a_parameter_of_the_root_module_has_the_empty_module_name() -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from gradwatch.numerics import UNDERFLOW, exact_l2_norms, few_l2_norms, l2_norms, nonfinite_counts, total_norm
+from gradwatch.capture.host_norms import screening_norms
+from gradwatch.numerics import UNDERFLOW, exact_l2_norms, l2_norms, nonfinite_counts, total_norm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,10 +20,9 @@ if TYPE_CHECKING:
 
 # From norms like these on, sums of squares overflow float32 and float64.
 OVERFLOWS, OVERFLOWS_DOUBLE = 1.8e19, 1.3e154
-SUMMED_NARROW = 3072  # elements; larger tensors may be summed in float64 (numerics.rows)
 DOUBLE = frozenset({torch.float64, torch.complex128})
 # Up to so many numbers Python adds up quicker than numpy (3 against 9 µs between the kernels of a step).
-SHORT = 32
+FEW = 32
 
 
 class Gradients(NamedTuple):
@@ -62,30 +62,23 @@ def read_gradients(group: ParameterGroup, extras: Sequence[Tensor] = ()) -> Grad
     norms, host = _measured(tensors, extras)
     total = _total(norms)
     measured = Gradients(tensors, positions, norms, total, host)
-    if total < OVERFLOWS or (math.isfinite(total) and not any(tensor.numel() > SUMMED_NARROW for tensor in tensors)):
-        return measured  # the sums of small tensors are float32, and would be infinite by themselves
-    return _look_closer(measured)
+    return measured if total < OVERFLOWS else _look_closer(measured)
 
 
 def _measured(tensors: list[Tensor], extras: Sequence[Tensor]) -> tuple[np.ndarray, list[float]]:
-    few = few_l2_norms(tensors)
-    if few is None or not all(extra.is_cpu for extra in extras):
-        return _to_host(l2_norms(tensors) if tensors else None, extras)
-    return np.array([norm.item() for norm in few]), [extra.item() for extra in extras]
+    if all(tensor.is_cpu for tensor in (*tensors[:1], *extras)):
+        return screening_norms(tensors), [extra.item() for extra in extras]
+    return _from_device(l2_norms(tensors) if tensors else None, extras)
 
 
 def _total(norms: np.ndarray) -> float:
     """Return the norm of all tensors; infinite where a square overflows, as only norms of float64 tensors can."""
-    if norms.size > SHORT:
+    if norms.size > FEW:
         return math.sqrt(float(norms @ norms))
     return math.sqrt(sum([norm * norm for norm in norms.tolist()]))
 
 
-def _to_host(norms: Tensor | None, extras: Sequence[Tensor]) -> tuple[np.ndarray, list[float]]:
-    if norms is None and not extras:
-        return np.zeros(0), []
-    if (norms is None or norms.is_cpu) and all(extra.is_cpu for extra in extras):
-        return np.zeros(0) if norms is None else norms.double().numpy(), [extra.item() for extra in extras]
+def _from_device(norms: Tensor | None, extras: Sequence[Tensor]) -> tuple[np.ndarray, list[float]]:
     # float32 where the device has no float64 (MPS); losses and norms keep their range in it.
     device = norms.device if norms is not None else extras[0].device
     wide = torch.float32 if device.type == "mps" else torch.float64

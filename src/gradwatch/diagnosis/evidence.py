@@ -127,7 +127,14 @@ def origin_of(evidence: Evidence, ranks: list[int]) -> Origin:
         ranks=ranks,
         inputs=[summary[1]] if summary else [],
     )
-    return _by_update(origin, evidence) if seen == "optimizer" else origin
+    if seen != "optimizer":
+        return origin
+    return _by_update(replace(origin, tensor=_only_one(evidence.optimizer)), evidence)
+
+
+def _only_one(names: list[str]) -> str | None:
+    """Return the first name if the others are optimizer state of it; None if there are several."""
+    return names[0] if all(name.startswith(f"{names[0]}.") for name in names[1:]) else None
 
 
 def _by_update(origin: Origin, evidence: Evidence) -> Origin:
