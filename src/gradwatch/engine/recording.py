@@ -63,8 +63,9 @@ class PendingRecord:
     """What is known of a step before its optimizer has acted.
 
     ``max_norm`` is the limit of the clip rule, ``weights`` are copies of the weights. ``rows`` are all steps since the
-    last record, ``largest`` the largest norms at any of them. ``subnormal`` is the share of each layer's gradient that
-    fp16 holds as subnormal numbers (NaN in other formats).
+    last record, ``largest`` the largest norms at any of them. By layer: ``grad_norms``, 0 where there is no gradient;
+    ``with_gradient``; ``subnormal``, the share of the gradient that fp16 holds as subnormal numbers (NaN in other
+    formats).
     """
 
     step: TakenStep
@@ -76,6 +77,8 @@ class PendingRecord:
     weights: list[Tensor]
     rows: list[StepRow]
     largest: Largest
+    grad_norms: np.ndarray
+    with_gradient: np.ndarray
     subnormal: np.ndarray
 
     def measure(self, *, at_start: bool) -> Layers:
@@ -83,13 +86,13 @@ class PendingRecord:
 
         ``at_start``: at the first log steps, optimizer state is looked at as well.
         """
-        group, gradients = self.step.group, self.step.gradients
+        group = self.step.group
         updates = layer_updates(group, self.weights)
         return Layers(
             names=tuple(group.layers),
             elements=group.elements,
             is_weight=group.is_weight,
-            grad_norm=np.where(has_gradient(group, gradients), group.layer_norms(spread(group, gradients)), np.nan),
+            grad_norm=np.where(self.with_gradient, self.grad_norms, np.nan),
             grad_norm_max=self.largest.layers,
             weight_norm=updates.norms,
             update_ratio=updates.ratios,
@@ -102,13 +105,12 @@ class PendingRecord:
     def record(self, header: dict[str, Any], layers: Layers) -> StepRecord:
         """Return the record of the step with the layers that ``measure`` has returned."""
         step, coefficient = self.step, self.step.coefficient
-        with_gradient = has_gradient(step.group, step.gradients)
         clip = ClipState(
             max_norm=self.max_norm,
             coefficient=coefficient,
             clipped=coefficient < 1.0,
             rate=self.totals.clip_rate,
-            largest_layer=_largest(layers, with_gradient) if step.gradients.norms.size else None,
+            largest_layer=layers.names[int(np.argmax(self.grad_norms))] if step.gradients.norms.size else None,
         )
         return StepRecord(
             **header,
@@ -123,7 +125,7 @@ class PendingRecord:
             skipped_steps=self.totals.skipped_steps,
             nonfinite_steps=self.totals.nonfinite_steps,
             window=self.window,
-            layers=self._layer_norms(layers, with_gradient),
+            layers=self._layer_norms(layers),
         )
 
     def instead_of(self, begun: PendingRecord) -> PendingRecord:
@@ -142,10 +144,10 @@ class PendingRecord:
         coefficient = total / before if before > 0 else 1.0
         return dataclasses.replace(self, step=self.step._replace(coefficient=coefficient))
 
-    def _layer_norms(self, layers: Layers, with_gradient: np.ndarray) -> dict[str, LayerNorms]:
+    def _layer_norms(self, layers: Layers) -> dict[str, LayerNorms]:
         measured = (layers.grad_norm, layers.weight_norm, layers.update_ratio, layers.grad_norm_max)
         columns = (*measured, nonfinite_by_layer(self.step.group, self.step.gradients))
-        rows = zip(layers.names, with_gradient.tolist(), *(column.tolist() for column in columns), strict=True)
+        rows = zip(layers.names, self.with_gradient.tolist(), *(column.tolist() for column in columns), strict=True)
         return {
             name: LayerNorms(
                 grad_norm=gradient if has_gradient else None,
@@ -175,6 +177,8 @@ def begin_record(
         lr=learning_rates(group.optimizer),
         weights=weights_before(group),
         largest=history.peaks.take(group),
+        grad_norms=group.layer_norms(spread(group, exact)),
+        with_gradient=has_gradient(group, exact),
         rows=history.take_rows(),
         subnormal=subnormal(group, exact, None if still_scaled else step.loss_scale)
         if fp16
@@ -214,7 +218,3 @@ def largest_layer(group: ParameterGroup, gradients: Gradients) -> str | None:
         return None
     norms = group.layer_norms(spread(group, gradients))
     return group.layers[int(np.argmax(norms))]
-
-
-def _largest(layers: Layers, with_gradient: np.ndarray) -> str:
-    return layers.names[int(np.argmax(np.where(with_gradient, layers.grad_norm, 0.0)))]
