@@ -45,10 +45,14 @@ def buffer_slots(module: nn.Module) -> list[Slot]:
 
 
 class Snapshot(NamedTuple):
-    """Copies of some buffers, as they were before one micro-batch; ``sources`` are the tensors they were taken from."""
+    """Copies of some buffers, as they were before one micro-batch.
+
+    ``sources`` are the tensors they were taken from, ``shapes`` theirs at that time.
+    """
 
     slots: list[Slot]
     sources: list[Tensor]
+    shapes: list[torch.Size]
     copies: list[Tensor]
 
 
@@ -114,15 +118,16 @@ class BufferGuard:
             return
         self._slots = [slot for slot in self._slots if slot.tensor is not None]  # a module may give up a buffer
         sources = [tensor for slot in self._slots if (tensor := slot.tensor) is not None]
-        snapshot = Snapshot(self._slots, sources, [tensor.detach().clone() for tensor in sources])
+        shapes = [tensor.shape for tensor in sources]
+        snapshot = Snapshot(self._slots, sources, shapes, [tensor.detach().clone() for tensor in sources])
         self._snapshots[self._used - 1 : self._used] = [snapshot]
 
     def _copied_again(self, old: Snapshot) -> bool:
         """Copy with one call if the buffers are the same tensors as last time, which at most steps they are."""
         if old.slots is not self._slots:
             return False
-        for slot, source, copy in zip(old.slots, old.sources, old.copies, strict=True):
-            if slot.module._buffers.get(slot.key) is not source or source.shape != copy.shape:  # noqa: SLF001
+        for (_, module, key), source, shape in zip(old.slots, old.sources, old.shapes, strict=True):
+            if module._buffers.get(key) is not source or source.shape != shape:  # noqa: SLF001 - as in Slot.tensor
                 return False
         if old.sources:
             with torch.no_grad():
