@@ -1,7 +1,8 @@
 """What the monitor costs, in one page: norms, whole training steps, memory. Writes ``docs/benchmarks.md``.
 
-Run on an otherwise idle machine: ``make benchmark`` (about ten minutes), or with ``--quick`` for a first look that
-writes nothing. On a machine with a GPU the norms are measured there too, with the device synchronisations counted.
+Run on an otherwise idle machine: ``make benchmark`` (an hour, for the most part whole steps and memory), with ``--only
+steps`` to measure one section of the page again, or with ``--quick`` for a first look that writes nothing. On a machine
+with a GPU the norms are measured there too, with the device synchronisations counted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from benchmarks import detectors, memory, norms, replay, steps
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 STEP_LIMITS = {"transformer": 1.01, "20 x conv + BatchNorm": 1.01, "MLP": 1.08}
-STEP_ROUNDS = {"transformer": 11, "20 x conv + BatchNorm": 11, "MLP": 15, "MLP, its first 1,000 steps": 9}
+STEP_ROUNDS = {"transformer": 7, "20 x conv + BatchNorm": 7, "MLP": 15}
+ROUNDS_FROM_START = 7
 
 
 def machine() -> str:
@@ -62,7 +64,7 @@ def measure_steps(rounds: float) -> list[steps.StepRatio]:
         task = progress.add_task("whole steps", total=len(steps.WORKLOADS))
         for workload in steps.WORKLOADS:
             progress.update(task, description=f"whole steps: {workload}")
-            rows += steps.measure(workload, max(1, round(STEP_ROUNDS[workload] * rounds)))
+            rows += steps.measure(workload, max(1, round(STEP_ROUNDS.get(workload, ROUNDS_FROM_START) * rounds)))
             progress.advance(task)
     return rows
 
@@ -77,60 +79,113 @@ def replay_table(scale: float) -> str:
     )
 
 
-def page(scale: float, records: int) -> str:
-    """Measure everything and return the page."""
+def norms_section(scale: float) -> str:
+    """Return times and accuracy of the norms."""
     ratios = norms.measure("cpu", scale)
     if torch.cuda.is_available():
         ratios += norms.measure("cuda", scale)
     return f"""\
-# Benchmarks
-
-Written by `make benchmark` on {machine()}. Every ratio is the median of interleaved pairs: a slow minute of the
-machine hits both sides.
-
 ## Norms, verdict and coefficient, against `torch.nn.utils.clip_grad_norm_`
 
 {norms.ratio_table(ratios)}
 
-## Accuracy: largest relative error of a norm against float64 (goal: at most 1e-5)
+### Accuracy: largest relative error of a norm against float64 (goal: at most 1e-5)
 
 {norms.precision_table(norms.precision())}
+"""
 
+
+def steps_section(scale: float) -> str:
+    """Return the times of whole training steps."""
+    return f"""\
 ## A whole training step, against plain Lightning with `gradient_clip_val=1.0`
 
-Default settings, `CSVLogger`, a log step every {steps.LOG_EVERY} steps. Time is taken of whole log periods, so that
-everything is in it that happens at some steps only; a step time is that of the median period.
+Default settings, `CSVLogger`, a log step every {steps.LOG_EVERY} steps. Time is taken of four log periods at a time, so
+that everything is in it that happens at some steps only; a step time is that of the median stretch. The first 20 log
+steps are the dearest, as all of them look at a forward pass, and later ones each fourth time: the goals are for steps
+after the first {steps.BEGUN:,}, and what comes before stands apart.
 
 {step_table(measure_steps(scale))}
+"""
 
-The first log steps are the dearest: the first 20 look at a forward pass too, later ones at every fourth. The two
-workloads of long steps are measured among the first, the MLP from step 1,000 to 2,000 and, apart, before that.
 
+def rules_section(_scale: float) -> str:
+    """Return the time of the health rules."""
+    return f"""\
 ## The health rules: one record of 200 layers in which nothing is missing
 
 {detectors.table()}
+"""
 
+
+def incident_section(scale: float) -> str:
+    """Return what an incident costs."""
+    return f"""\
 ## An incident: the replay with its trace, against a normal step (forward, backward, AdamW)
 
 Peaks are of resident memory, above that before. {replay_table(scale)}
+"""
 
+
+def memory_section(scale: float) -> str:
+    """Return what the monitor holds."""
+    return f"""\
 ## Memory
 
-{memory_text(memory.held_between_log_steps(), memory.growth(records))}
+{memory_text(memory.held_between_log_steps(), memory.growth(max(2_000, round(100_000 * scale))))}
 """
+
+
+SECTIONS = {
+    "norms": norms_section,
+    "steps": steps_section,
+    "rules": rules_section,
+    "incident": incident_section,
+    "memory": memory_section,
+}
+
+
+def beginning() -> str:
+    """Return what stands above the sections."""
+    return f"""\
+# Benchmarks
+
+Written by `make benchmark` on {machine()}.
+Every ratio is the median of interleaved pairs: a slow minute of the machine hits both sides.
+"""
+
+
+def kept_sections(text: str) -> list[str]:
+    """Return the sections of a page that was measured on this machine.
+
+    Raises:
+        SystemExit: it is another one's.
+    """
+    first, *sections = text.split("\n\n## ")
+    if len(sections) != len(SECTIONS) or first.strip() != beginning().strip():
+        raise SystemExit(f"{PAGE} was not measured here: run all of it (`make benchmark`), not --only a part")
+    return [f"## {section.strip()}\n" for section in sections]
 
 
 def main() -> None:
     """Measure, print, and write the page unless ``--quick``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rounds, and the page is not written")
-    quick = parser.parse_args().quick
+    parser.add_argument("--only", choices=SECTIONS, help="measure this section again; the page keeps the others")
+    arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     steps.quiet()
-    text = page(0.1, 2_000) if quick else page(1.0, 100_000)
-    print(text)
-    if not quick:
-        PAGE.write_text(text, encoding="utf-8")
+    chosen = [arguments.only] if arguments.only else list(SECTIONS)
+    writes = not arguments.quick
+    texts = [""] * len(SECTIONS)
+    if writes and arguments.only:
+        texts = kept_sections(PAGE.read_text(encoding="utf-8"))
+    for place, (name, section) in enumerate(SECTIONS.items()):
+        if name in chosen:
+            texts[place] = section(0.1 if arguments.quick else 1.0)
+            print(texts[place], flush=True)
+    if writes:
+        PAGE.write_text("\n".join([beginning(), *texts]), encoding="utf-8")
 
 
 if __name__ == "__main__":
