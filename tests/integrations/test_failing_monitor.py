@@ -36,7 +36,7 @@ PLACES = [
     "capture.window.StepWindow.begin",
     "capture.window.StepWindow.take",
     "integrations.callback_hooks.batches_that_stepped",
-    "integrations.callback_hooks.trainer_clip_rule",
+    "integrations.run_context.trainer_clip_rule",
     "integrations.callback_hooks.callback_metrics",
     "integrations.callback_hooks.around_clipping",
     "engine.reporter.Reporter.write",

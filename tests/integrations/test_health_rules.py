@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from gradwatch.engine.health_rules import HealthRules
-from gradwatch.integrations.callback_hooks import validation_losses
 from gradwatch.observations import Observation, Validation
 from tests.integrations.fits import Classifier, Manual, data, events, fit, monitor, seeded
 from tests.integrations.test_configuration import parser
@@ -171,23 +170,6 @@ def test_without_a_validation_loss_nothing_is_shown(tmp_path: Path, monkeypatch:
     shown = validations(monkeypatch)
     fit(tmp_path, seeded(Silent), monitor(tmp_path), validation=data(2))
     assert shown == []
-
-
-@pytest.mark.parametrize(
-    ("name", "counts"),
-    [
-        ("val_loss", True),
-        ("val/loss", True),
-        ("loss/validation", True),
-        ("Valid_Loss", True),
-        ("val_loss/dataloader_idx_1", True),
-        ("train_loss", False),
-        ("val_accuracy", False),
-        ("loss", False),
-    ],
-)
-def test_a_validation_loss_is_known_by_its_name(name: str, *, counts: bool) -> None:
-    assert validation_losses({name: torch.tensor(0.5)}) == ({name: 0.5} if counts else {})
 
 
 def test_no_metric_of_the_user_is_computed_early(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, Timer
 
+from gradwatch.integrations.run_facts import validation_losses
 from tests.integrations.fits import Classifier, Manual, data, events, fit, monitor, seeded
 
 if TYPE_CHECKING:
@@ -147,3 +148,20 @@ def test_the_commit_is_that_of_the_working_directory(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     fit(tmp_path, seeded(), monitor(tmp_path / "run"))
     assert start_of(tmp_path / "run")["git"]["commit"] == "a" * 40
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("val_loss", True),
+        ("val/loss", True),
+        ("loss/validation", True),
+        ("Valid_Loss", True),
+        ("val_loss/dataloader_idx_1", True),
+        ("train_loss", False),
+        ("val_accuracy", False),
+        ("loss", False),
+    ],
+)
+def test_a_validation_loss_is_known_by_its_name(name: str, *, counts: bool) -> None:
+    assert validation_losses({name: torch.tensor(0.5)}) == ({name: 0.5} if counts else {})

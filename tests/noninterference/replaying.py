@@ -11,7 +11,7 @@ import pytest
 
 from gradwatch import NonFiniteError, NumericalHealthMonitor
 from gradwatch.engine.replay import Replayer
-from gradwatch.integrations import callback_hooks
+from gradwatch.integrations import run_context
 from gradwatch.integrations.pytorch_lightning import NumericalHealthMonitor as NumericalHealthMonitorForPL
 from tests.cases import Case, train
 from tests.noninterference.fingerprint import Fingerprint, differences
@@ -61,7 +61,7 @@ def trial(
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
         patch.setattr(Replayer, "_attempt", noted)
         if not replay:
-            patch.setattr(callback_hooks, "LightningStep", lambda _trainer: None)
+            patch.setattr(run_context, "LightningStep", lambda _trainer: None)
         trained = train(
             case,
             root,

@@ -2,57 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import logging
-import os
-import uuid
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradwatch.engine.context import RunContext
 from gradwatch.engine.endings import ending_of
 from gradwatch.engine.monitor import HealthMonitor
-from gradwatch.errors import GradientMismatchError, NonFiniteError
-from gradwatch.integrations.lightning_step import LightningStep
-from gradwatch.integrations.loop_clipping import clips_by_itself, trainer_clip_rule
-from gradwatch.integrations.run_facts import ending_of_fit, schedulers_of
+from gradwatch.integrations.never_fatal import Failures, never_fatal
+from gradwatch.integrations.run_context import context_of, dirpath_of
+from gradwatch.integrations.run_facts import ending_of_fit, validation_losses
 from gradwatch.integrations.trainer_internals import (
     around_clipping,
     batches_that_stepped,
     callback_metrics,
     checkpoint_periods,
 )
+from gradwatch.integrations.visible_log import make_visible
 
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
     from torch import Tensor
     from torch.optim import Optimizer
 
     from gradwatch.engine.settings import LayerScalars
     from gradwatch.records import RunStatus
-
-log = logging.getLogger("gradwatch")
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def never_fatal(hook: F) -> F:
-    """Turn a failure of the monitor itself into one warning a hook; only what is to be raised ends the run."""
-
-    @functools.wraps(hook)
-    def guarded(self: MonitorHooks, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return hook(self, *args, **kwargs)
-        except (NonFiniteError, GradientMismatchError):
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the training run goes on
-            self._report_failure(hook.__name__, error)
-            return None
-
-    return guarded  # type: ignore[return-value]
 
 
 class MonitorHooks:
@@ -117,7 +93,7 @@ class MonitorHooks:
         self._checkpoint_periods: list[int] = []
         self._undo: list[Callable[[], None]] = []
         self._awaited: list[Callable[[], None]] = []
-        self._failures: set[str] = set()
+        self._failures = Failures()
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies, as of a Trainer, have none of the hooks that are to be taken back from this one's."""
@@ -129,8 +105,8 @@ class MonitorHooks:
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Find out where the files go: ``trainer.log_dir`` talks to the other ranks, so every rank asks here."""
         if stage == "fit":
-            self._dirpath = None if trainer.barebones else self._chosen_dirpath(trainer)
-            _make_visible()
+            self._dirpath = None if trainer.barebones else dirpath_of(trainer, self._engine.settings.dirpath)
+            make_visible()
 
     @never_fatal
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -139,7 +115,7 @@ class MonitorHooks:
             return
         self._release()
         self._checkpoint_periods = checkpoint_periods(trainer)
-        context = self._context(trainer, pl_module, self._dirpath)
+        context = context_of(trainer, pl_module, self._dirpath)
         after = None if context.clip_rule is None else self._after_clip
         self._undo.append(around_clipping(trainer, functools.partial(self._judge, trainer), after))
         # Last: an engine that is told of batches and never of a step would keep them.
@@ -289,43 +265,12 @@ class MonitorHooks:
         if self._engine.stop_requested and not trainer.fast_dev_run:
             trainer.should_stop = True
 
-    def _chosen_dirpath(self, trainer: Any) -> str:
-        chosen = self._engine.settings.dirpath
-        log_dir = trainer.log_dir
-        return os.fspath(chosen) if chosen is not None else str(Path(log_dir or trainer.default_root_dir) / "gradwatch")
-
-    def _context(self, trainer: Any, module: Any, dirpath: str) -> RunContext:
-        strategy = trainer.strategy
-        context = RunContext(
-            dirpath=dirpath,
-            log_every_n_steps=trainer.log_every_n_steps,
-            rank=trainer.global_rank,
-            world_size=trainer.world_size,
-            strategy=type(strategy).__name__,
-            precision={"precision": str(trainer.precision), "plugin": type(trainer.precision_plugin).__name__},
-            scaler=_enabled_scaler(trainer.precision_plugin),
-            loggers=tuple(trainer.loggers) if trainer.is_global_zero and not trainer.fast_dev_run else (),
-            clip_rule=trainer_clip_rule(trainer, module),
-            clips_by_user_code=module.automatic_optimization and clips_by_itself(module),
-            manual_optimization=not module.automatic_optimization,
-            schedulers=schedulers_of(trainer),
-            step=trainer.global_step,
-            epoch=trainer.current_epoch,
-            write=not trainer.fast_dev_run,
-            run_id=strategy.broadcast(uuid.uuid4().hex),
-            runner=LightningStep(trainer),
-        )
-        if trainer.world_size == 1:
-            return context
-        gather = _gather(strategy) if "DDP" in type(strategy).__name__ else None
-        return dataclasses.replace(context, agree=_agree(strategy), ranks_where=_ranks_where(strategy), gather=gather)
-
     def _finish(self, status: RunStatus, reason: str | None = None) -> None:
         self._release()
         try:
             self._engine.end(status, reason)
         except Exception as error:  # noqa: BLE001 - as in never_fatal
-            self._report_failure("end", error)
+            self._failures.report("end", error)
 
     def _await_no_more(self) -> None:
         while self._awaited:
@@ -336,60 +281,3 @@ class MonitorHooks:
         self._await_no_more()
         while self._undo:
             self._undo.pop()()
-
-    def _report_failure(self, where: str, error: Exception) -> None:
-        if where not in self._failures:
-            self._failures.add(where)
-            log.warning(
-                "gradwatch itself failed in %s (%s: %s). Training goes on unwatched there; please report this.",
-                where,
-                type(error).__name__,
-                error,
-                exc_info=log.isEnabledFor(logging.DEBUG),
-            )
-
-
-def _make_visible() -> None:
-    """Show the choice of the clip rule where nobody has set up logging, as Lightning shows its own lines."""
-    if log.level == logging.NOTSET:
-        log.setLevel(logging.INFO)
-    if not log.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
-
-
-def _enabled_scaler(plugin: Any) -> Any:
-    scaler = getattr(plugin, "scaler", None)
-    return scaler if scaler is not None and scaler.is_enabled() else None
-
-
-def _agree(strategy: Any) -> Callable[[int], int]:
-    def agree(value: int) -> int:
-        return int(strategy.reduce(torch.tensor(value, device=strategy.root_device), reduce_op="max"))
-
-    return agree
-
-
-def _ranks_where(strategy: Any) -> Callable[[bool], list[int]]:
-    def ranks_where(flag: bool) -> list[int]:  # noqa: FBT001 - one flag, the whole message
-        flags = strategy.all_gather(torch.tensor(int(flag), device=strategy.root_device))
-        return [int(rank) for rank in torch.nonzero(flags.flatten()).flatten()]
-
-    return ranks_where
-
-
-def _gather(strategy: Any) -> Callable[[list[float]], list[list[float]]]:
-    def gather(values: list[float]) -> list[list[float]]:
-        wide = torch.float32 if strategy.root_device.type == "mps" else torch.float64
-        rows: list[list[float]] = strategy.all_gather(
-            torch.tensor(values, dtype=wide, device=strategy.root_device)
-        ).tolist()
-        return rows
-
-    return gather
-
-
-def validation_losses(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return what a user has logged under a name with "val" and "loss" in it."""
-    return {name: float(value) for name, value in metrics.items() if "val" in name.lower() and "loss" in name.lower()}

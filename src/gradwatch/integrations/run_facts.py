@@ -1,11 +1,14 @@
-"""What a Trainer tells of its run for ``run_start`` and ``run_end``."""
+"""What a Trainer tells of its run: schedulers, validation losses, how it ended."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradwatch.capture.environment import describe_scheduler
 from gradwatch.engine.endings import MAX_REASON, Ending
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def schedulers_of(trainer: Any) -> list[dict[str, Any]]:
@@ -20,6 +23,11 @@ def schedulers_of(trainer: Any) -> list[dict[str, Any]]:
         )
         for entry in trainer.lr_scheduler_configs
     ]
+
+
+def validation_losses(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a user has logged under a name with "val" and "loss" in it."""
+    return {name: float(value) for name, value in metrics.items() if "val" in name.lower() and "loss" in name.lower()}
 
 
 def ending_of_fit(trainer: Any, *, stopped_here: bool) -> Ending:
