@@ -87,6 +87,16 @@ def train(
             break
 
 
+def one_step(monitor: HealthMonitor, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """An optimizer step on a loss, with all that a loop tells the monitor of it within its batch."""
+    monitor.observe_loss(loss)
+    loss.backward()  # type: ignore[no-untyped-call]
+    monitor.before_step(optimizer)
+    optimizer.step()
+    monitor.after_step(optimizer)
+    optimizer.zero_grad()
+
+
 def context(path: Path, **changes: Any) -> RunContext:
     return RunContext(**{"dirpath": str(path), "log_every_n_steps": 1, **changes})
 

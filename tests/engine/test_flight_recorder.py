@@ -20,7 +20,7 @@ from gradwatch.engine.flight_recorder import WHOLE_INCIDENTS, FlightRecorder
 from gradwatch.engine.watched import Watched
 from gradwatch.serialization import load_ring
 from gradwatch.sinks.ring import Ring, TooSlowError
-from tests.engine.loops import Setup, context, events, same, setup, spoiled, state, train, watch
+from tests.engine.loops import Setup, context, events, one_step, same, setup, spoiled, state, train, watch
 from tests.sinks.samples import finding, incident
 
 if TYPE_CHECKING:
@@ -169,12 +169,7 @@ def test_each_optimizer_has_its_rows(tmp_path: Path) -> None:
     monitor.start(model, optimizers, context(tmp_path, log_every_n_steps=100))
     for index in range(6):
         monitor.begin_batch(None, index)
-        loss = model(torch.ones(2, 3)).square().mean()
-        monitor.observe_loss(loss)
-        loss.backward()
-        monitor.before_step(optimizers[index % 3 == 0])
-        optimizers[index % 3 == 0].step()
-        monitor.after_step(optimizers[index % 3 == 0])
+        one_step(monitor, optimizers[index % 3 == 0], model(torch.ones(2, 3)).square().mean())
         monitor.end_batch()
     found = load_ring(tmp_path / "last_steps.bin")
     assert [(event.optimizer, event.steps, list(event.layers)) for event in found] == [

@@ -20,7 +20,7 @@ from gradwatch.detectors.alarms import Alarm, own_detector
 from gradwatch.engine.health_rules import rows_of
 from gradwatch.observations import BatchMixing, FirstForward, LossFacts, Observation, Validation
 from gradwatch.records import GradientCheck
-from tests.engine.loops import context, events, setup, spoiled, train, watch
+from tests.engine.loops import context, events, one_step, setup, spoiled, train, watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -275,13 +275,7 @@ def test_a_bad_batch_is_looked_at_on_log_steps_only(tmp_path: Path, monkeypatch:
 
 def step(monitor: HealthMonitor, parts: Any, batch: Any, index: int, loss: Any = functional.cross_entropy) -> None:
     monitor.begin_batch(batch, index)
-    value = loss(parts.model(batch[0]), batch[1])
-    monitor.observe_loss(value)
-    value.backward()
-    monitor.before_step(parts.optimizer)
-    parts.optimizer.step()
-    monitor.after_step(parts.optimizer)
-    parts.optimizer.zero_grad()
+    one_step(monitor, parts.optimizer, loss(parts.model(batch[0]), batch[1]))
     monitor.end_batch()
 
 

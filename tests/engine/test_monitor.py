@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch import HealthMonitor
-from tests.engine.loops import context, events, setup, spoiled, train, watch
+from tests.engine.loops import context, events, one_step, setup, spoiled, train, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -377,12 +377,7 @@ def test_lazy_modules_are_announced_with_their_first_step(tmp_path: Path) -> Non
     assert not (tmp_path / "events.jsonl").exists()
     for batch in range(3):
         monitor.begin_batch(None, batch)
-        loss = module(torch.randn(4, 5)).square().mean()
-        monitor.observe_loss(loss)
-        loss.backward()
-        monitor.before_step(optimizer)
-        optimizer.step()
-        monitor.after_step(optimizer)
+        one_step(monitor, optimizer, module(torch.randn(4, 5)).square().mean())
         monitor.end_batch()
     assert [event.type for event in events(tmp_path)] == ["run_start", "step", "step", "step"]
     shapes = {row.name: row.shape for row in events(tmp_path, "run_start")[0].parameters}

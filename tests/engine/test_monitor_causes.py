@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch import HealthMonitor, NonFiniteError
-from tests.engine.loops import context, events, setup, spoiled, train, watch
+from tests.engine.loops import context, events, one_step, setup, spoiled, train, watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,13 +51,7 @@ def test_adam_in_float16_is_blamed_at_the_step_at_which_it_lost_its_eps(tmp_path
     def train_in_half_precision() -> None:
         for batch in range(3):
             monitor.begin_batch(None, batch)
-            loss = module(torch.full((2, 4), 1e-4).half()).float().mean()
-            monitor.observe_loss(loss)
-            loss.backward()
-            monitor.before_step(optimizer)
-            optimizer.step()
-            monitor.after_step(optimizer)
-            optimizer.zero_grad()
+            one_step(monitor, optimizer, module(torch.full((2, 4), 1e-4).half()).float().mean())
             monitor.end_batch()
 
     with pytest.raises(NonFiniteError) as caught:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch import HealthMonitor, NonFiniteError
-from tests.engine.loops import context, setup, spoiled, train, watch
+from tests.engine.loops import context, one_step, setup, spoiled, train, watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -129,12 +129,7 @@ def test_batches_are_given_up_with_the_step_that_used_them(tmp_path: Path) -> No
         batch = Images([x, y])
         alive.append(weakref.ref(batch))
         monitor.begin_batch(batch, index)
-        loss: Any = nn.functional.cross_entropy(parts.model(x), y)
-        monitor.observe_loss(loss)
-        loss.backward()
-        monitor.before_step(parts.optimizer)
-        parts.optimizer.step()
-        monitor.after_step(parts.optimizer)
+        one_step(monitor, parts.optimizer, nn.functional.cross_entropy(parts.model(x), y))
         monitor.end_batch()
     del batch
     gc.collect()

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gradwatch import HealthMonitor, NonFiniteError
-from tests.engine.loops import Setup, context, events, setup, state, train, watch
+from tests.engine.loops import Setup, context, events, one_step, setup, state, train, watch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,14 +26,9 @@ def two_optimizers() -> tuple[nn.ModuleDict, list[torch.optim.Optimizer]]:
     return module, [torch.optim.Adam(module[name].parameters(), lr=1e-2) for name in ("critic", "generator")]
 
 
-def one_step(monitor: HealthMonitor, part: nn.Module, optimizer: torch.optim.Optimizer, *, factor: float = 1.0) -> None:
-    loss = part(torch.ones(2, 3)).square().mean() * factor
-    monitor.observe_loss(loss)
-    loss.backward()
-    monitor.before_step(optimizer)
-    optimizer.step()
-    monitor.after_step(optimizer)
-    optimizer.zero_grad()
+def loss_of(part: nn.Module) -> Tensor:
+    loss: Tensor = part(torch.ones(2, 3)).square().mean()
+    return loss
 
 
 def alternate(monitor: HealthMonitor, module: nn.ModuleDict, optimizers: Any, *, bad: tuple[int, str] | None) -> None:
@@ -41,7 +36,7 @@ def alternate(monitor: HealthMonitor, module: nn.ModuleDict, optimizers: Any, *,
     for batch in range(4):
         monitor.begin_batch(None, batch)
         for name, optimizer in zip(module, optimizers, strict=True):
-            one_step(monitor, module[name], optimizer, factor=math.nan if bad == (batch, name) else 1.0)
+            one_step(monitor, optimizer, loss_of(module[name]) * (math.nan if bad == (batch, name) else 1.0))
         monitor.end_batch()
 
 
@@ -63,7 +58,7 @@ def take_turns(monitor: HealthMonitor, module: nn.ModuleDict, optimizers: Any, t
         monitor.begin_batch(None, batch)
         if turn in by_turn:
             name, optimizer = by_turn[turn]
-            one_step(monitor, module[name], optimizer)
+            one_step(monitor, optimizer, loss_of(module[name]))
         monitor.end_batch()
 
 
@@ -312,14 +307,9 @@ def test_weights_that_a_late_record_has_measured_are_looked_at_before_a_checkpoi
         optimizer, batch = optimizers[index % 2], torch.randn(8, 4)
         monitor.begin_batch((batch,), index)
         module.zero_grad()
-        loss = module(batch).square().mean()
-        monitor.observe_loss(loss)
-        loss.backward()
         if index == 14:
             optimizer.param_groups[0]["lr"] = math.inf
-        monitor.before_step(optimizer)
-        optimizer.step()
-        monitor.after_step(optimizer)
+        one_step(monitor, optimizer, module(batch).square().mean())
         monitor.end_batch()
     monitor.scan(together=False)  # a checkpoint is being written
     [incident] = events(tmp_path, "incident")

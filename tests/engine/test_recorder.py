@@ -13,7 +13,7 @@ from gradwatch import HealthMonitor
 from gradwatch.capture.history import MAX_ROWS, RING_STEPS
 from gradwatch.detectors.alarms import Alarm
 from gradwatch.records import ClipRule
-from tests.engine.loops import Setup, context, events, setup, spoiled, train, watch
+from tests.engine.loops import Setup, context, events, one_step, setup, spoiled, train, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -180,13 +180,8 @@ def alternate(monitor: HealthMonitor, path: Path, batches: Iterable[Any], **run:
     for index, batch in enumerate(batches):
         monitor.begin_batch(batch, index)
         for optimizer, sign in zip(optimizers, (1.0, -1.0), strict=True):
-            loss = sign * model.back(model.front(batch[0])).square().mean()
-            monitor.observe_loss(loss)
-            loss.backward()
-            monitor.before_step(optimizer)
-            optimizer.step()
-            monitor.after_step(optimizer)
-            model.zero_grad()
+            one_step(monitor, optimizer, sign * model.back(model.front(batch[0])).square().mean())
+            model.zero_grad()  # the other's too
         monitor.end_batch()
     return model
 
