@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from gradwatch.capture import gradients
-from gradwatch.engine import monitor as engine
+from gradwatch.engine import step_judge
 from tests.integrations.fits import data, fit, monitor, seeded, weights
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def broken_monitor(folder: Path) -> dict[str, Any]:
             raise ZeroDivisionError(message)
         return real(*args)
 
-    with mock.patch.object(engine, "read_gradients", read):
+    with mock.patch.object(step_judge, "read_gradients", read):
         return train(folder, monitor(folder))
 
 

@@ -104,7 +104,7 @@ def test_a_failing_run_leaves_what_waited(tmp_path: Path, monkeypatch: pytest.Mo
     parts = setup()
     monitor = watch(tmp_path, parts, log_every_n_steps=50)
     train(monitor, parts)
-    monitor._reporter._flight.close(remove=False)  # type: ignore[union-attr]
+    monitor._run.reporter._flight.close(remove=False)  # type: ignore[union-attr]
     assert ring_of(tmp_path).steps == list(range(6))
 
 
@@ -227,7 +227,8 @@ def test_a_second_run_in_the_folder_has_its_own_file_and_leaves_that_of_the_firs
 
 def test_ranks_have_their_own(tmp_path: Path) -> None:
     parts = setup()
-    train(watch(tmp_path, parts, run={"rank": 3, "world_size": 4}), parts)
+    monitor = watch(tmp_path, parts, run={"rank": 3, "world_size": 4})
+    train(monitor, parts)
     [found] = load_ring(tmp_path / "last_steps.rank3.bin")
     assert found.rank == 3
 
@@ -359,7 +360,7 @@ def test_a_process_that_was_forked_off_leaves_the_files_to_its_parent(tmp_path: 
 
     def go_on() -> None:
         train(monitor, parts, parts.batches[3:])
-        monitor._reporter.incident(incident())
+        monitor._run.reporter.incident(incident())
         monitor.end("exception", "RuntimeError: in the child")
 
     in_a_fork(go_on)
@@ -376,7 +377,7 @@ def stepped(path: Path, steps: int) -> tuple[FlightRecorder, Any]:
     parts = setup()
     monitor = watch(path, parts, log_every_n_steps=10**6)
     train(monitor, parts, longer(parts, steps))
-    return FlightRecorder(monitor._watched, 0), (monitor, parts)
+    return FlightRecorder(monitor._run.watched, 0), (monitor, parts)
 
 
 def test_a_finding_that_opens_has_the_steps_before_it(tmp_path: Path) -> None:
@@ -446,11 +447,11 @@ def test_rates_of_any_kind(tmp_path: Path) -> None:
     parts = setup()
     monitor = watch(tmp_path / "meta", parts, log_every_n_steps=100)
     train(monitor, parts, parts.batches[:1])
-    history = monitor._watched.histories[0]
+    history = monitor._run.watched.histories[0]
     odd = [torch.tensor(0.5, device="meta"), torch.ones(3), "fast", None]
     for rate in odd:
         history.add(history.rows[-1]._replace(lr=(rate,)), history.norms[-1], history.sources[-1])
-        monitor._recorder._flight.add(0)
+        monitor._run.recorder._flight.add(0)
     assert ring_of(tmp_path / "meta").lr == [0.01, None, None, None, None]
     monitor.end("finished")
     assert events(tmp_path / "meta", "last_steps")[0].lr == [0.01, None, None, None, None]

@@ -106,7 +106,7 @@ def test_several_steps_in_a_batch_are_no_reason_never_to_look_at_the_clock(
     parts = setup()
     monitor = HealthMonitor(clip=None, graph_lint=False)
     monitor.start(parts.model, parts.optimizer, context(tmp_path), loss_function=loss_function)
-    checks = monitor._checks
+    checks = monitor._run.checks
     asked: list[int] = []
     checks._looks_for_mixing = False
 
@@ -333,8 +333,8 @@ def test_checks_are_handed_to_who_asks_for_them(tmp_path: Path) -> None:
     parts = setup()
     seen: list[Any] = []
     monitor = watched(tmp_path, parts)
-    old: Any = monitor._checks
-    monitor._checks = GradientChecks(monitor.settings, old._context, old._watched, old._reporter, seen.append)
+    old: Any = monitor._run.checks
+    monitor._run.checks = GradientChecks(monitor.settings, old._context, old._watched, old._reporter, seen.append)
     train(monitor, parts)
     assert [type(record) for record in seen] == [BatchMixing, *[GradientCheck] * 3]
     assert (seen[0].module, seen[0].reason, seen[0].samples, seen[0].step) == (None, None, 4, 0)

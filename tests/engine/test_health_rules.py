@@ -322,14 +322,15 @@ def test_the_first_forward_pass_is_shown_once_whatever_the_log_steps(tmp_path: P
 def test_between_log_steps_nothing_is_kept_of_a_batch(tmp_path: Path) -> None:
     parts = setup()
     monitor = watch(tmp_path, parts, detectors=[collecting()[1]], log_every_n_steps=2)
+    look = monitor._run.look
     kept: list[tuple[bool, bool]] = []
     train(
         monitor,
         parts,
-        gradients=lambda *_: kept.append((monitor._look.bad_batch() is None, monitor._look.loss == LossFacts())),
+        gradients=lambda *_: kept.append((look.bad_batch() is None, look.loss == LossFacts())),
     )
     assert [nothing for nothing, _ in kept] == [True, False] * 3
-    assert (monitor._look.bad_batch(), monitor._look.forward(), monitor._look.loss) == (None, None, LossFacts())
+    assert (look.bad_batch(), look.forward(), look.loss) == (None, None, LossFacts())
 
 
 def test_in_float16_the_outputs_are_looked_at_too(tmp_path: Path) -> None:
@@ -611,7 +612,7 @@ def test_a_monitor_that_cannot_start_still_has_a_state(tmp_path: Path, monkeypat
     parts = setup()
     monitor = watch(tmp_path / "a", parts, detectors=[(int, count)])
     train(monitor, parts, parts.batches[:2])
-    monkeypatch.setattr("gradwatch.engine.monitor.Watched", fail)
+    monkeypatch.setattr("gradwatch.engine.run.Watched", fail)
     for loaded in ({}, monitor.state_dict()):
         fresh = HealthMonitor(clip=None)
         if loaded:

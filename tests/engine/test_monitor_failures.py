@@ -38,7 +38,7 @@ def test_a_failure_to_read_still_takes_part_in_the_ranks_decision_and_closes_the
         raise RuntimeError(message)
 
     train(monitor, parts, parts.batches[:1])
-    for place in ("gradwatch.engine.monitor.read_gradients", "gradwatch.engine.watched.Watched.group_of"):
+    for place in ("gradwatch.engine.step_judge.read_gradients", "gradwatch.engine.watched.Watched.group_of"):
         with monkeypatch.context() as patch:
             patch.setattr(place, fail)
             asked.clear()
@@ -46,7 +46,7 @@ def test_a_failure_to_read_still_takes_part_in_the_ranks_decision_and_closes_the
             with pytest.raises(RuntimeError, match="broken"):
                 monitor.before_step(parts.optimizer)
             assert asked == [1], place  # odd: this rank has failed
-            assert monitor._window.starts_anew, place
+            assert monitor._run.window.starts_anew, place
 
 
 def test_buffers_that_cannot_be_copied_do_not_keep_the_monitor_from_watching(
@@ -93,7 +93,7 @@ def test_a_failure_to_announce_still_takes_part(tmp_path: Path, monkeypatch: pyt
         message = "broken"
         raise RuntimeError(message)
 
-    monkeypatch.setattr("gradwatch.engine.monitor.run_start", fail)
+    monkeypatch.setattr("gradwatch.engine.run.run_start", fail)
     with pytest.raises(RuntimeError, match="broken"):
         monitor.before_step(optimizer)
     assert asked == [1]  # odd: this rank has failed

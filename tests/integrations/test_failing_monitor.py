@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 PLACES = [
     "engine.monitor.HealthMonitor.start",
-    "engine.monitor.run_start",
+    "engine.run.run_start",
     "engine.monitor.has_lazy_parameters",
-    "engine.monitor.resolve_clip_rule",
-    "engine.monitor.read_gradients",
+    "engine.run.resolve_clip_rule",
+    "engine.step_judge.read_gradients",
     "engine.recorder.begin_record",
     "engine.monitor.HealthMonitor.begin_batch",
     "engine.monitor.HealthMonitor.observe_loss",
-    "engine.monitor.HealthMonitor._accept",
+    "engine.step_judge.StepJudge._accept",
     "engine.monitor.HealthMonitor.health",
-    "engine.monitor.run_end",
+    "engine.run.run_end",
     "engine.recording.layer_updates",
     "engine.health_rules.rows_of",
     "engine.health_rules.HealthRules.read",
@@ -66,5 +66,5 @@ def test_a_monitor_that_fails_is_a_warning_and_training_is_the_same(
     told = [message for message in caplog.messages if "broken on purpose" in message]
     assert 1 <= len(told) <= 6  # one for each hook that it reaches
     assert len(told) == len(set(told))
-    window = getattr(watch._engine, "_window", None)
-    assert window is None or len(window.micro_batches) <= 2
+    run = getattr(watch._engine, "_run", None)
+    assert run is None or len(run.window.micro_batches) <= 2

@@ -275,7 +275,7 @@ def test_a_monitor_that_cannot_start_lets_checkpoints_be_saved(
         message = "broken on purpose"
         raise ZeroDivisionError(message)
 
-    monkeypatch.setattr("gradwatch.engine.monitor.Watched", fail)
+    monkeypatch.setattr("gradwatch.engine.run.Watched", fail)
     keep = ModelCheckpoint(tmp_path / "ckpt", every_n_train_steps=3, save_top_k=-1)
     fit(tmp_path, seeded(), monitor(tmp_path), keep)
     assert len(list((tmp_path / "ckpt").iterdir())) == 3

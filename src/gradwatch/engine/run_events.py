@@ -1,8 +1,9 @@
-"""``run_start`` and ``run_end``: the setting of a run, and how it ended."""
+"""``run_start`` and ``run_end``: the setting of a run, and how it ended; and what every event begins with."""
 
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,9 +17,16 @@ from gradwatch.records import RunEnd, RunStart
 if TYPE_CHECKING:
     from gradwatch.engine.context import RunContext
     from gradwatch.engine.counters import Counters
+    from gradwatch.engine.recording import Position
     from gradwatch.engine.settings import Settings
     from gradwatch.engine.watched import Watched
     from gradwatch.records import ClipRule, RunStatus
+
+
+def event_header(position: Position, *, rank: int) -> dict[str, Any]:
+    """Return what every event at a position has."""
+    step, epoch, batch_idx, _ = position
+    return {"time": time.time(), "step": step, "epoch": epoch, "batch_idx": batch_idx, "rank": rank}
 
 
 def run_start(
