@@ -24,8 +24,8 @@ from benchmarks import detectors, memory, norms, replay, steps
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 STEP_LIMITS = {"transformer": 1.01, "20 x conv + BatchNorm": 1.01, "MLP": 1.08}
-STEP_ROUNDS = {"transformer": 7, "20 x conv + BatchNorm": 7, "MLP": 15}
-ROUNDS_FROM_START = 7
+STEP_ROUNDS = {"transformer": 5, "20 x conv + BatchNorm": 5, "MLP": 11}
+ROUNDS_FROM_START = 4
 
 
 def machine() -> str:

@@ -168,7 +168,7 @@ def train(variant: dict[str, Any], span: Span) -> float:
     """Train one variant and return its seconds a step."""
     seed_everything(0, verbose=False)
     module, batch = span.make()
-    batches = TimedBatches(batch, span.steps)
+    batches = TimedBatches(batch, span.steps + 1)  # a stretch ends where the next batch is asked for
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
         trainer = Trainer(
