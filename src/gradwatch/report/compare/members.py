@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from gradwatch.report.compare.curves import Curves, curves_of, joined
 from gradwatch.report.compare.differences import differing
 from gradwatch.report.compare.labels import common_label, labels_of
-from gradwatch.report.compare.losses import lost_at
 from gradwatch.report.compare.settings import TABLE, Flat, experiment_of, flatten, seed_of
+from gradwatch.report.lost import lost_at
 from gradwatch.report.run import Run, read_runs
 from gradwatch.report.verdict import verdict_of
 
