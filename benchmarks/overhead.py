@@ -132,7 +132,7 @@ def memory_section(scale: float) -> str:
     return f"""\
 ## Memory
 
-{memory_text(memory.held_between_log_steps(), memory.growth(max(2_000, round(100_000 * scale))))}
+{memory_text(memory.held_between_log_steps(), memory.growth(100_000 if scale >= 1 else 2_000))}
 """
 
 
@@ -155,8 +155,8 @@ Every ratio is the median of interleaved pairs: a slow minute of the machine hit
 """
 
 
-def kept_sections(text: str) -> list[str]:
-    """Return the sections of a page that was measured on this machine.
+def kept_sections(text: str) -> dict[str, str]:
+    """Return the sections of a page that was measured on this machine, by name.
 
     Raises:
         SystemExit: it is another one's.
@@ -164,7 +164,7 @@ def kept_sections(text: str) -> list[str]:
     first, *sections = text.split("\n\n## ")
     if len(sections) != len(SECTIONS) or first.strip() != beginning().strip():
         raise SystemExit(f"{PAGE} was not measured here: run all of it (`make benchmark`), not --only a part")
-    return [f"## {section.strip()}\n" for section in sections]
+    return {name: f"## {section.strip()}\n" for name, section in zip(SECTIONS, sections, strict=True)}
 
 
 def main() -> None:
@@ -175,17 +175,13 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     steps.quiet()
-    chosen = [arguments.only] if arguments.only else list(SECTIONS)
-    writes = not arguments.quick
-    texts = [""] * len(SECTIONS)
-    if writes and arguments.only:
-        texts = kept_sections(PAGE.read_text(encoding="utf-8"))
-    for place, (name, section) in enumerate(SECTIONS.items()):
-        if name in chosen:
-            texts[place] = section(0.1 if arguments.quick else 1.0)
-            print(texts[place], flush=True)
+    writes, names = not arguments.quick, [arguments.only] if arguments.only else list(SECTIONS)
+    texts = kept_sections(PAGE.read_text(encoding="utf-8")) if writes and arguments.only else {}
+    for name in names:
+        texts[name] = SECTIONS[name](1.0 if writes else 0.1)
+        print(texts[name], flush=True)
     if writes:
-        PAGE.write_text("\n".join([beginning(), *texts]), encoding="utf-8")
+        PAGE.write_text("\n".join([beginning(), *(texts[name] for name in SECTIONS)]), encoding="utf-8")
 
 
 if __name__ == "__main__":

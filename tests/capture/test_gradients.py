@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradwatch.capture.gradients import FEW, Gradients, read_gradients, total_on_device, without_underflow
+from gradwatch.capture.gradients import ADDED_IN_PYTHON, Gradients, read_gradients, total_on_device, without_underflow
 from gradwatch.capture.parameters import ParameterGroup, group_parameters
 
 
@@ -41,9 +41,9 @@ def test_norms_and_total_are_those_of_float64() -> None:
 
 
 def test_many_gradients_have_the_total_of_few() -> None:
-    gradients = [full(float(i), size=i) for i in range(1, FEW + 9)]
+    gradients = [full(float(i), size=i) for i in range(1, ADDED_IN_PYTHON + 9)]
     read = read_gradients(group_with(*gradients))
-    assert read.total == pytest.approx(math.sqrt(sum(i**3 for i in range(1, FEW + 9))), rel=1e-6, abs=0)
+    assert read.total == pytest.approx(math.sqrt(sum(i**3 for i in range(1, ADDED_IN_PYTHON + 9))), rel=1e-6, abs=0)
     few = read_gradients(group_with(*gradients[:5]))
     assert few.total == pytest.approx(math.sqrt(sum(i**3 for i in range(1, 6))), rel=1e-6, abs=0)
 
