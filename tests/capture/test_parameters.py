@@ -73,21 +73,21 @@ def test_layer_of(name: str, layer: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
 def test_a_parametrized_module_is_one_layer(norm: Any) -> None:
     module = nn.Sequential(norm(nn.Linear(3, 3)), nn.Linear(3, 2))
-    assert group_of(module).layers == ["0", "1"]
-    assert group_of(norm(nn.Linear(3, 3))).layers == [ROOT_LAYER]
+    assert group_of(module).layers == ("0", "1")
+    assert group_of(norm(nn.Linear(3, 3))).layers == (ROOT_LAYER,)
 
 
 def test_tied_weights_stand_once_under_their_first_name() -> None:
     module = Tied()
     group = group_of(module)
     assert group.names == ["scale", "embed.weight", "head.bias"]
-    assert group.layers == [ROOT_LAYER, "embed", "head"]
+    assert group.layers == (ROOT_LAYER, "embed", "head")
     assert [row.name for row in parameter_table(module, [group], "layer")] == group.names
 
 
 def test_granularity_parameter_makes_each_its_own_layer() -> None:
     group = group_of(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)), "parameter")
-    assert group.layers == group.names == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert list(group.layers) == group.names == ["0.weight", "0.bias", "1.weight", "1.bias"]
 
 
 # -- groups ----------------------------------------------------------------------------------------------------------
@@ -106,14 +106,14 @@ def test_parameters_come_in_the_modules_order_whatever_the_optimizers() -> None:
 def test_every_optimizer_has_a_group_of_its_own() -> None:
     module = nn.ModuleDict({"d": nn.Linear(2, 2), "g": nn.Linear(2, 2)})
     groups = group_parameters(module, [sgd(module["g"].parameters()), sgd(module["d"].parameters())])
-    assert [(group.index, group.layers) for group in groups] == [(0, ["g"]), (1, ["d"])]
+    assert [(group.index, group.layers) for group in groups] == [(0, ("g",)), (1, ("d",))]
 
 
 def test_parameters_that_the_module_does_not_know_still_have_a_name() -> None:
     module = nn.Linear(2, 2)
     group = group_parameters(module, [sgd([nn.Parameter(torch.ones(1)), module.weight])])[0]
     assert group.names == ["weight", "optimizer0.param1"]
-    assert group.layers == [ROOT_LAYER, "optimizer0"]
+    assert group.layers == (ROOT_LAYER, "optimizer0")
 
 
 def test_a_group_is_outdated_once_its_optimizer_has_other_parameters() -> None:
@@ -129,7 +129,7 @@ def test_an_optimizer_may_have_no_parameters_left() -> None:
     optimizer = sgd([nn.Parameter(torch.ones(1))])
     optimizer.param_groups.clear()
     group = group_parameters(nn.Module(), [optimizer])[0]
-    assert (group.names, group.layers) == ([], [])
+    assert (group.names, group.layers) == ([], ())
     assert group.layer_norms(np.zeros(0)).tolist() == []
 
 

@@ -21,7 +21,7 @@ def test_groups_and_histories_belong_together() -> None:
     module = two_layers()
     optimizers = [sgd(module[1]), sgd(module[0])]
     watched = Watched(module, optimizers, "layer")
-    assert [group.layers for group in watched.groups] == [["1"], ["0"]]
+    assert [group.layers for group in watched.groups] == [("1",), ("0",)]
     assert len(watched.histories) == 2
     assert watched.group_of(optimizers[1]) is watched.groups[1]
 

@@ -127,12 +127,11 @@ def test_dead_is_a_gradient_of_zero_at_the_last_records() -> None:
 
 
 def test_the_worst_come_first() -> None:
-    layers = {name: at(0).layers["block.0"] for name in ("calm", "grown", "dead", "bad")}
-    records = [at(step, layers=dict(layers)) for step in range(8)]
-    for record in records[4:]:
-        record.layers["grown"] = replace(layers["grown"], grad_norm=1.0)
-        record.layers["dead"] = replace(layers["dead"], grad_norm=0.0)
-    records[5].layers["bad"] = replace(layers["bad"], grad_norm=math.inf, nonfinite=3)
+    calm = at(0).layers["block.0"]
+    layers = dict.fromkeys(("calm", "grown", "dead", "bad"), calm)
+    late = layers | {"grown": replace(calm, grad_norm=1.0), "dead": replace(calm, grad_norm=0.0)}
+    worst = late | {"bad": replace(calm, grad_norm=math.inf, nonfinite=3)}
+    records = [at(step, layers=each) for step, each in enumerate([layers] * 4 + [late, worst, late, late])]
     courses = summary.layer_courses(table(*records))
     assert [course.name for course in courses] == ["bad", "dead", "grown", "calm"]
     assert (courses[0].nonfinite, courses[1].dead) == (3, True)

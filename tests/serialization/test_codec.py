@@ -5,6 +5,7 @@ import enum
 import json
 import math
 import types
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gradwatch.records import SCHEMA_VERSION, Event, StepRecord
+from gradwatch.records import SCHEMA_VERSION, Event, LayerNorms, LayerTable, StepRecord
 from gradwatch.serialization import SchemaError, UnknownEvent, codec, from_dict, to_dict, to_json_line
 from tests.sinks.samples import finding, incident, run_end, run_start, step_record, with_layer
 
@@ -41,7 +42,7 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(args)
     if origin in (list, tuple):
         return st.lists(values_of(args[0]), max_size=3).map(origin)
-    if origin is dict:
+    if origin in (dict, Mapping):
         return st.dictionaries(TEXT, values_of(args[1]), max_size=4)
     return {int: st.integers(), float: st.floats(), bool: st.booleans(), str: TEXT, Any: OPEN}[hint]
 
@@ -82,16 +83,28 @@ def test_layer_norms_are_written_exactly(value: float) -> None:
 
 @pytest.mark.parametrize("name", ["100%d", '"', "\\", "a\nb", "\u2028", "\ud800", "%(x)s", ""])
 def test_layer_names_are_data(name: str) -> None:
-    record = step_record(layers={name: step_record().layers["block.0"]})
+    record = step_record(layers=LayerTable.of({name: step_record().layers["block.0"]}))
     line = to_json_line(record)
     assert line.count("\n") == 1
     assert from_dict(json.loads(line)) == record
 
 
 def test_finite_layers_take_the_fast_way_and_others_the_plain_one() -> None:
-    layers = with_layer(step_record(), "block.0", grad_norm=None).layers
-    assert json.loads(codec._layers_json(layers) or "") == to_dict(step_record(layers=layers))["layers"]
-    assert codec._layers_json(with_layer(step_record(), "block.0", grad_norm=math.inf).layers) is None
+    record = with_layer(step_record(), "block.0", grad_norm=None)
+    assert json.loads(codec._layers_json(LayerTable.of(record.layers)) or "") == to_dict(record)["layers"]
+    endless = with_layer(step_record(), "block.0", grad_norm=math.inf)
+    assert codec._layers_json(LayerTable.of(endless.layers)) is None
+
+
+NORMS = values_of(LayerNorms).map(lambda norms: dataclasses.replace(norms, nonfinite=norms.nonfinite % 2**53))
+
+
+@given(st.dictionaries(TEXT, NORMS, max_size=4))
+def test_a_table_of_layers_is_written_as_any_mapping(layers: dict[str, LayerNorms]) -> None:
+    record = step_record(layers=layers)
+    as_table = step_record(layers=LayerTable.of(layers))
+    assert exact(from_dict(json.loads(to_json_line(as_table)))) == exact(record)
+    assert json.loads(to_json_line(as_table)) == to_dict(record)
 
 
 def test_nonfinite_floats_are_three_strings_everywhere() -> None:

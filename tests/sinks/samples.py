@@ -12,6 +12,7 @@ from gradwatch.records import (
     Incident,
     LastSteps,
     LayerNorms,
+    LayerTable,
     Origin,
     ParameterRow,
     RunEnd,
@@ -47,16 +48,19 @@ def step_record(count: int = 2, **changes: Any) -> StepRecord:
             skipped_steps=0,
             nonfinite_steps=0,
         ),
-        layers={
-            f"block.{i}": LayerNorms(grad_norm=0.1 + i, weight_norm=3.0 + i, update_ratio=1e-3, nonfinite=0)
-            for i in range(count)
-        },
+        layers=LayerTable.of(
+            {
+                f"block.{i}": LayerNorms(grad_norm=0.1 + i, weight_norm=3.0 + i, update_ratio=1e-3, nonfinite=0)
+                for i in range(count)
+            }
+        ),
     )
     return replace(record, **changes)
 
 
 def with_layer(record: StepRecord, name: str, **changes: Any) -> StepRecord:
-    return replace(record, layers={**record.layers, name: replace(record.layers[name], **changes)})
+    layers = {**record.layers, name: replace(record.layers[name], **changes)}
+    return replace(record, layers=LayerTable.of(layers))
 
 
 def run_start(**changes: Any) -> RunStart:

@@ -52,7 +52,7 @@ class ParameterGroup:
     optimizer: Optimizer
     names: list[str]
     parameters: list[nn.Parameter]
-    layers: list[str]
+    layers: tuple[str, ...]
     layer_index: np.ndarray
     positions: np.ndarray = field(init=False)
     elements: np.ndarray = field(init=False)
@@ -135,7 +135,7 @@ def _group(
     parameters.sort(key=lambda parameter: order.get(id(parameter), len(order)))
     labels = [names.get(id(parameter), f"optimizer{index}.param{i}") for i, parameter in enumerate(parameters)]
     owners = [layer_of(label, granularity) for label in labels]
-    layers = list(dict.fromkeys(owners))
+    layers = tuple(dict.fromkeys(owners))
     position = {layer: i for i, layer in enumerate(layers)}
     return ParameterGroup(
         index=index,

@@ -196,7 +196,7 @@ def _newest(history: History, times: Sequence[float]) -> list[Row]:
 
 
 def _columns(group: ParameterGroup) -> Columns:
-    return Columns(group.names, group.layers, group.layer_index.tolist())
+    return Columns(group.names, list(group.layers), group.layer_index.tolist())
 
 
 def _row(row: StepRow, now: float, norms: Any) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ from gradwatch.capture.scaling import unscales_itself
 from gradwatch.capture.underflow import subnormal
 from gradwatch.capture.updates import layer_updates, weights_before
 from gradwatch.observations import Layers
-from gradwatch.records import ClipState, LayerNorms, StepRecord
+from gradwatch.records import ClipState, LayerTable, StepRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,7 @@ class PendingRecord:
         group = self.step.group
         updates = layer_updates(group, self.weights)
         return Layers(
-            names=tuple(group.layers),
+            names=group.layers,
             elements=group.elements,
             is_weight=group.is_weight,
             grad_norm=np.where(self.with_gradient, self.grad_norms, np.nan),
@@ -125,7 +125,7 @@ class PendingRecord:
             skipped_steps=self.totals.skipped_steps,
             nonfinite_steps=self.totals.nonfinite_steps,
             window=self.window,
-            layers=self._layer_norms(layers),
+            layers=self._layer_table(layers),
         )
 
     def instead_of(self, begun: PendingRecord) -> PendingRecord:
@@ -144,20 +144,20 @@ class PendingRecord:
         coefficient = total / before if before > 0 else 1.0
         return dataclasses.replace(self, step=self.step._replace(coefficient=coefficient))
 
-    def _layer_norms(self, layers: Layers) -> dict[str, LayerNorms]:
-        measured = (layers.grad_norm, layers.weight_norm, layers.update_ratio, layers.grad_norm_max)
-        columns = (*measured, nonfinite_by_layer(self.step.group, self.step.gradients))
-        rows = zip(layers.names, self.with_gradient.tolist(), *(column.tolist() for column in columns), strict=True)
-        return {
-            name: LayerNorms(
-                grad_norm=gradient if has_gradient else None,
-                weight_norm=weight,
-                update_ratio=None if math.isnan(update) else update,
-                nonfinite=int(nonfinite),
-                grad_norm_max=largest,
-            )
-            for name, has_gradient, gradient, weight, update, largest, nonfinite in rows
+    def _layer_table(self, layers: Layers) -> LayerTable:
+        columns = {
+            "grad_norm": layers.grad_norm,
+            "weight_norm": layers.weight_norm,
+            "update_ratio": layers.update_ratio,
+            "nonfinite": nonfinite_by_layer(self.step.group, self.step.gradients),
+            "grad_norm_max": layers.grad_norm_max,
         }
+        missing = {"grad_norm": ~self.with_gradient, "update_ratio": np.isnan(layers.update_ratio)}
+        return LayerTable(
+            layers.names,
+            {field: array("d", column.astype(np.float64).tobytes()) for field, column in columns.items()},
+            {field: np.flatnonzero(where).tolist() for field, where in missing.items()},
+        )
 
 
 def begin_record(

@@ -6,7 +6,8 @@ written to disk, pickled, compared and read on a machine without torch. A field 
 optimizer step, times are Unix seconds.
 
 - ``run``: the setting of a run (``RunStart``, with the clip rule and the parameter table), and its end (``RunEnd``)
-- ``steps``: ``StepRecord`` with its layers, clipping and window; ``LastSteps``
+- ``steps``: ``StepRecord`` with its clipping and window; ``LastSteps``
+- ``layers``: ``LayerNorms``, one layer of a step; ``LayerTable``, all of them
 - ``findings``: ``Finding``, what a health rule says
 - ``checks``: ``GradientCheck`` in a run, ``GradientCheckReport`` outside one; their parts
 - ``incidents``: ``Incident``, with the ``Origin`` of the non-finite value
@@ -27,9 +28,10 @@ from gradwatch.records.checks import (
 )
 from gradwatch.records.findings import Finding, FindingStatus, Severity
 from gradwatch.records.incidents import Action, Cause, FirstSeen, Incident, Origin, Phase, TensorSummary, Transition
+from gradwatch.records.layers import LayerNorms, LayerTable
 from gradwatch.records.run import ClipRule, ParameterRow, RunEnd, RunStart, RunStatus
 from gradwatch.records.shared import SCHEMA_VERSION, Event, SourceLine
-from gradwatch.records.steps import ClipState, LastSteps, LayerNorms, Pooled, StepRecord, Window
+from gradwatch.records.steps import ClipState, LastSteps, Pooled, StepRecord, Window
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -49,6 +51,7 @@ __all__ = [
     "Incident",
     "LastSteps",
     "LayerNorms",
+    "LayerTable",
     "Origin",
     "ParameterCheck",
     "ParameterRow",

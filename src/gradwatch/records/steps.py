@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping  # noqa: TC003 - codec reads the annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from gradwatch.records.layers import LayerNorms  # noqa: TC001 - as above
 from gradwatch.records.shared import Event
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LayerNorms:
-    """One layer at one optimizer step.
-
-    ``grad_norm`` and ``nonfinite`` describe the gradient before clipping; None stands for "no gradient".
-    ``update_ratio`` is the norm of the change that the optimizer made, divided by ``weight_norm``. ``grad_norm_max``
-    is the largest finite gradient norm at any step since the last record, 0 where there was none.
-    """
-
-    grad_norm: float | None
-    weight_norm: float | None
-    update_ratio: float | None
-    nonfinite: int
-    grad_norm_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +76,7 @@ class StepRecord(Event):
     nonfinite_steps: int
     window: Window
     pooled: Pooled | None = None
-    layers: dict[str, LayerNorms]
+    layers: Mapping[str, LayerNorms]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,11 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache, lru_cache, partial
-from operator import attrgetter
+from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from gradwatch import records
-from gradwatch.records import SCHEMA_VERSION, Event, LayerNorms, StepRecord
+from gradwatch.records import SCHEMA_VERSION, Event, LayerNorms, LayerTable, StepRecord
 
 _Reader = Callable[[Any], Any]
 
@@ -57,16 +57,16 @@ def to_dict(event: Event) -> dict[str, Any]:
 
 def to_json_line(event: Event) -> str:
     r"""Return ``event`` as one line of ASCII JSON that ends in ``\n``."""
-    if isinstance(event, StepRecord):
-        line = _step_line(event)
+    if isinstance(event, StepRecord) and isinstance(event.layers, LayerTable):
+        line = _step_line(event, event.layers)
         if line is not None:
             return line
     return json.dumps(to_dict(event), allow_nan=False) + "\n"
 
 
-def _step_line(record: StepRecord) -> str | None:
+def _step_line(record: StepRecord, table: LayerTable) -> str | None:
     """Return the line of a step, by the way that suits nearly all of them; None if a value is not finite."""
-    layers = _layers_json(record.layers)
+    layers = _layers_json(table)
     if layers is None:
         return None
     head = {"schema_version": SCHEMA_VERSION, "type": record.type}
@@ -119,23 +119,20 @@ def _nonfinite_name(value: float) -> str:
     return "Infinity" if value > 0 else "-Infinity"
 
 
-def _layers_json(layers: dict[str, LayerNorms]) -> str | None:
+def _layers_json(table: LayerTable) -> str | None:
     """Return the layers of a record as JSON, or None if a value is not finite.
 
     One formatting call for all numbers: 17 significant digits are exact for every float and take two thirds of the
     time of the shortest form, which ``json`` looks for (measured: 160 against 260 µs for 600 numbers).
     """
-    values = [value for layer in layers.values() for value in _layer_values(layer)]
-    nulls: tuple[int, ...] = ()
-    if None in values:
-        nulls = tuple(position for position, value in enumerate(values) if value is None)
-        values = [value for value in values if value is not None]
+    values = list(chain.from_iterable(zip(*table.columns.values(), strict=True)))
+    missing = [table.missing.get(field, ()) for field in table.columns]
+    nulls = tuple(sorted(i * len(table.columns) + k for k, own in enumerate(missing) for i in own))
+    for position in reversed(nulls):
+        del values[position]
     if not math.isfinite(sum(values)):  # finite values whose sum overflows take the slow way too: no harm
         return None
-    return _layers_template(tuple(layers), nulls) % tuple(values)
-
-
-_layer_values = attrgetter(*(field.name for field in fields(LayerNorms)))
+    return _layers_template(table.names, nulls) % tuple(values)
 
 
 @lru_cache(maxsize=8)
@@ -218,7 +215,7 @@ def _reader(hint: Any) -> _Reader:
         return partial(_expect, str)  # any string: a newer version may know more choices
     if origin in (list, tuple):
         return partial(_read_sequence, origin, _reader(args[0]))
-    if origin is dict:
+    if origin in (dict, Mapping):
         return partial(_read_mapping, _reader(args[1]))
     return {float: _read_float, Any: _read_any}.get(hint) or partial(_expect, hint)
 

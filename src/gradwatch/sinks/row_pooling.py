@@ -7,17 +7,15 @@ A run of N records becomes about 180 log2(N / 180) rows, and none of its extreme
 from __future__ import annotations
 
 import math
-import struct
-from functools import cache
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gradwatch.records import LayerTable
 from gradwatch.serialization.tensorboard_rows import CURVE_NAMES, METRICS, ROWS_PER_WINDOW, UNKNOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
     from gradwatch.records import LayerNorms, StepRecord
 
@@ -86,10 +84,7 @@ class RowPool:
 
     def add(self, record: StepRecord) -> None:
         """Add a record of these layers."""
-        self.add_values(record, layer_values(record.layers))
-
-    def add_values(self, record: StepRecord, norms: np.ndarray) -> None:
-        """Add a record whose layers are known as an array; shape [metrics, layers]."""
+        norms = layer_values(record.layers)
         if self._closed and record.log_step != self.last:
             self._schedule.count(self._records)
             self._records, self._row = 0, self._row + 1
@@ -117,40 +112,19 @@ class RowPool:
         return as_float32(self._norms), curves
 
 
-def layer_values(layers: dict[str, LayerNorms]) -> np.ndarray:
+def layer_values(layers: Mapping[str, LayerNorms]) -> np.ndarray:
     """Return the metrics of layers as an array, shape [metrics, layers]; ``UNKNOWN`` where a record has None.
 
     The gradient norm is the largest at any step since the record before.
     """
-    each = layers.values()
-    # The fastest of a dozen ways: most of the time is spent in these comprehensions.
-    columns: tuple[list[float | None], ...] = (
-        [layer.grad_norm for layer in each],
-        [layer.weight_norm for layer in each],
-        [layer.update_ratio for layer in each],
-        [layer.grad_norm_max for layer in each],
-    )
-    try:
-        packed = _packer(len(columns) * len(layers))(*chain.from_iterable(columns))
-        known = np.frombuffer(packed).reshape(len(columns), len(layers))
-    except struct.error:  # there is a None among them
-        known = np.array(columns, dtype=np.float64)
-        known[np.array([[value is None for value in column] for column in columns])] = UNKNOWN
-    norms, between = known[_GRAD_NORM_ROW], known[-1]
-    values = known.copy()
+    table = LayerTable.of(layers)
+    columns = {field: np.array(column) for field, column in table.columns.items()}
+    for field, positions in table.missing.items():
+        columns[field][positions] = UNKNOWN
+    norms, between = columns["grad_norm"], columns["grad_norm_max"]
     # NaN is exceeded by nothing, and 0 between two records stands for no gradient.
-    np.copyto(values[_GRAD_NORM_ROW], between, where=(between > norms) & (between > 0))
-    finite = np.isfinite(norms).all()  # an element that is not finite makes the norm of its layer so
-    values[_NONFINITE_ROW] = 0 if finite else [layer.nonfinite for layer in each]
-    return values
-
-
-_GRAD_NORM_ROW, _NONFINITE_ROW = METRICS.index("grad_norm"), METRICS.index("nonfinite")
-
-
-@cache
-def _packer(count: int) -> Callable[..., bytes]:
-    return struct.Struct(f"{count}d").pack
+    np.copyto(norms, between, where=(between > norms) & (between > 0))
+    return np.array([columns[metric] for metric in METRICS])
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradwatch.records import Finding, GradientCheck, Incident, RunEnd, RunStart, StepRecord
+from gradwatch.records import Finding, GradientCheck, Incident, LayerTable, RunEnd, RunStart, StepRecord
 from gradwatch.serialization import to_dict
 from gradwatch.serialization.tensorboard_rows import EVENTS, METRICS, START, curve_series, layer_series
 from gradwatch.sinks.custom_scalars import add_charts
@@ -106,9 +106,10 @@ class TensorBoardSink:
     def _take_record(self, record: StepRecord) -> None:
         self._axis.learn(record)
         rows = self._rows.get(record.optimizer)
-        if rows is None or tuple(record.layers) != rows.pool.layers:
+        layers = LayerTable.of(record.layers).names
+        if rows is None or layers != rows.pool.layers:
             self._write_rows()
-            rows = self._rows[record.optimizer] = _OptimizerRows(record)
+            rows = self._rows[record.optimizer] = _OptimizerRows(record.optimizer, layers)
         rows.pool.add(record)
         if rows.pool.is_due:
             self._write_row(rows)
@@ -160,11 +161,10 @@ _START, _EVENTS = Channel(START), Channel(EVENTS)
 class _OptimizerRows:
     """The pooled records of an optimizer, and the series that they are written to."""
 
-    def __init__(self, record: StepRecord) -> None:
-        layers = tuple(record.layers)
+    def __init__(self, optimizer: int, layers: tuple[str, ...]) -> None:
         self.pool = RowPool(layers)
-        series = [layer_series(metric, record.optimizer, layers) for metric in METRICS]
-        self.channels = [Channel(each) for each in (*series, curve_series(record.optimizer))]
+        series = [layer_series(metric, optimizer, layers) for metric in METRICS]
+        self.channels = [Channel(each) for each in (*series, curve_series(optimizer))]
 
 
 class _StepAxis:
