@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gradwatch.records import GradientCheck, RunStart, StepRecord
 from gradwatch.sinks.tags import LAYER_TAGS, gradient_check_metrics, health_metrics, layer_metrics
+from gradwatch.sinks.tensorboard_scalars import log_metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -58,7 +59,7 @@ class LoggerSink:
             if self._failures[index] >= MAX_FAILURES:
                 continue
             try:
-                logger.log_metrics(metrics(str(getattr(logger, "group_separator", "/"))), step=step)
+                log_metrics(logger, metrics(str(getattr(logger, "group_separator", "/"))), step)
             except Exception as error:  # noqa: BLE001 - a broken logger is a warning, never the end of a run
                 self._failures[index] += 1
                 self._warn(index, error)

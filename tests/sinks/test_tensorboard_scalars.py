@@ -1,0 +1,75 @@
+"""Scalars that go into TensorBoard as one event are what the logger would have written one by one."""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import lightning.fabric.loggers.tensorboard as fabric_tensorboard
+import pytest
+import pytorch_lightning.loggers as twin
+from lightning.pytorch import loggers as lightning_loggers
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from gradwatch.sinks.tensorboard_scalars import log_metrics
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+METRICS = {"health/grad_norm": 0.1, "health/nonfinite": 3, "grad_norm/a.b": 1e300, "grad_norm/é %d": -0.0}
+
+
+def written(folder: Path) -> list[list[tuple[int, str, float]]]:
+    """The scalars in the event file of a folder, by event."""
+    (file,) = folder.rglob("events.out.*")
+    events = [event for event in EventFileLoader(str(file)).Load() if event.HasField("summary")]
+    return [[(event.step, value.tag, value.tensor.float_val[0]) for value in event.summary.value] for event in events]
+
+
+@pytest.mark.parametrize("prefix", ["", "run"])
+@pytest.mark.parametrize("package", [lightning_loggers, twin], ids=["lightning", "twin"])
+def test_one_event_holds_what_the_logger_writes_one_by_one(package: Any, prefix: str, tmp_path: Path) -> None:
+    theirs = package.TensorBoardLogger(tmp_path, name="theirs", prefix=prefix)
+    ours = package.TensorBoardLogger(tmp_path, name="ours", prefix=prefix)
+    for step in (4, 9):
+        theirs.log_metrics(dict(METRICS), step=step)
+        log_metrics(ours, METRICS, step)
+    for logger in (theirs, ours):
+        logger.finalize("success")
+    singly, together = written(tmp_path / "theirs"), written(tmp_path / "ours")
+    assert [len(event) for event in singly] == [1] * 2 * len(METRICS)
+    assert [len(event) for event in together] == [len(METRICS)] * 2
+    assert [*chain(*together)] == [*chain(*singly)]
+
+
+class Renaming(lightning_loggers.TensorBoardLogger):
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        super().log_metrics({f"my/{name}": value for name, value in metrics.items()}, step)
+
+
+def test_a_logger_that_does_it_another_way_is_asked(tmp_path: Path) -> None:
+    logger = Renaming(tmp_path)
+    log_metrics(logger, METRICS, 1)
+    logger.finalize("success")
+    assert [tag for event in written(tmp_path) for _, tag, _ in event] == [f"my/{name}" for name in METRICS]
+
+
+def test_a_method_that_was_replaced_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logger, calls = lightning_loggers.TensorBoardLogger(tmp_path), []
+    with monkeypatch.context() as patch:  # as trackers do that listen to TensorBoard
+        patch.setattr(logger.experiment, "add_scalar", lambda *arguments: calls.append(arguments))
+        log_metrics(logger, METRICS, 1)
+    assert calls == [(name, value, 1) for name, value in METRICS.items()]
+    calls.clear()
+    monkeypatch.setattr(logger, "log_metrics", lambda metrics, step: calls.append((metrics, step)))
+    log_metrics(logger, METRICS, 1)
+    assert calls == [(METRICS, 1)]
+
+
+def test_tensorboard_x_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fabric_tensorboard, "_TENSORBOARD_AVAILABLE", False)
+    logger = lightning_loggers.TensorBoardLogger(tmp_path)
+    assert type(logger.experiment).__module__.startswith("tensorboardX")
+    log_metrics(logger, {"a": 1.0}, 2)
+    logger.finalize("success")
+    assert written(tmp_path) == [[(2, "a", 1.0)]]
