@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from benchmarks.steps import TimedBatches, Workload
+from benchmarks.steps import Workload
 from gradwatch import HealthMonitor, NumericalHealthMonitor
 from gradwatch.engine.context import RunContext
 
@@ -75,7 +75,7 @@ def _train(callbacks: list[Callback], batch: tuple[Tensor, Tensor]) -> int:
             enable_model_summary=False,
             callbacks=[*callbacks, live],
         )
-        trainer.fit(Workload(_network()), TimedBatches(batch, 8))
+        trainer.fit(Workload(_network()), [batch] * 8)
     return live.most
 
 

@@ -1,37 +1,38 @@
 """Whole training steps: the time of a step under each monitor, as a ratio to plain Lightning with clipping.
 
-Workloads of 20 ms a step or more and one of about 1 ms. Each round trains every variant in turn, so that a slow minute
-of the machine hits all of them. Time is taken of four log periods at a time, with everything in them that happens at
-some steps only; a variant's step time is that of its median stretch, and the figure is the median of the ratios round
-by round.
+Workloads of 20 ms a step or more and one of about 1 ms. The variants train in turns of a fraction of a second, each in
+a process of its own, so that a slow moment of the machine hits all of them. What happens at some steps only comes back
+after a cycle of one or four log periods: of each turn of the cycle the figure takes the median ratio to the plain turn
+beside it, and weighs these by the time of the plain turns.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import statistics
 import tempfile
-import time
 import warnings
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import grad_norm
 from torch import Tensor, nn
 
+from benchmarks.turns import Batches, take_turns
 from gradwatch import NumericalHealthMonitor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from multiprocessing.connection import Connection
+
+    Make = Callable[[], tuple["Workload", tuple[Tensor, Tensor]]]
 
 LOG_EVERY = 50
-STRETCH = 4 * LOG_EVERY  # steps; after the first 20 log steps, each fourth looks at a forward pass
 
 
 class Transformer(nn.Module):
@@ -81,28 +82,6 @@ def resnet() -> tuple[Workload, tuple[Tensor, Tensor]]:
     return Workload(nn.Sequential(*blocks)), (torch.randn(8, 3, 16, 16), torch.randn(8, 32, 16, 16))
 
 
-class TimedBatches:
-    """The same batch again and again; notes when each is asked for."""
-
-    def __init__(self, batch: tuple[Tensor, Tensor], steps: int) -> None:
-        self.batch, self.steps, self.asked = batch, steps, []  # type: ignore[var-annotated]
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for _ in range(self.steps):
-            self.asked.append(time.perf_counter())
-            yield self.batch
-        self.asked.append(time.perf_counter())
-
-    def step_time(self, skipped: int) -> float:
-        """Seconds a step in the median stretch after the first ``skipped`` steps."""
-        bounds = self.asked[skipped::STRETCH]
-        stretches = [after - before for before, after in pairwise(bounds)]
-        return statistics.median(stretches) / STRETCH
-
-
 class GradNormEachStep(Callback):
     """What Lightning's documentation shows: ``grad_norm`` and ``log_dict`` before every optimizer step."""
 
@@ -125,6 +104,7 @@ class ForwardHookChecker(Callback):
 VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
     "plain, gradient_clip_val=1.0": lambda: {"gradient_clip_val": 1.0},
     "gradwatch, default settings": lambda: {"callbacks": [NumericalHealthMonitor()]},
+    "a callback that does nothing": lambda: {"gradient_clip_val": 1.0, "callbacks": [Callback()]},
     "detect_anomaly=True": lambda: {"gradient_clip_val": 1.0, "detect_anomaly": True},
     "grad_norm + log_dict each step": lambda: {"gradient_clip_val": 1.0, "callbacks": [GradNormEachStep()]},
     "forward-hook NaN checker": lambda: {"gradient_clip_val": 1.0, "callbacks": [ForwardHookChecker()]},
@@ -133,28 +113,47 @@ VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Span:
-    """What is trained, for how many steps, and how many of them come before time is taken."""
+    """What is trained, and which of its steps count.
 
-    make: Callable[[], tuple[Workload, tuple[Tensor, Tensor]]]
+    ``turn``: steps a turn, about a quarter of a second. ``skipped`` steps come first; after them time is taken of
+    ``cycles`` times ``cycle`` steps. ``rounds``: how often, as two trainings of the same thing are not equally quick.
+    ``variants``: how many of them take part.
+    """
+
+    make: Make
+    turn: int
     skipped: int
-    steps: int
+    cycle: int
+    cycles: int
+    rounds: int
+    variants: int
 
 
-# The first 20 log steps are the dearest, as all of them look at a forward pass: they are measured apart.
+# The first 20 log steps are the dearest, as all of them look at a forward pass, and later each fourth does.
 BEGUN = 20 * LOG_EVERY
+
+
+def _later(make: Make, turn: int, cycles: int, rounds: int, variants: int) -> Span:
+    return Span(make, turn, BEGUN, 4 * LOG_EVERY, cycles, rounds, variants)
+
+
+def _from_start(make: Make, turn: int, rounds: int) -> Span:
+    return Span(make, turn, LOG_EVERY, LOG_EVERY, BEGUN // LOG_EVERY - 1, rounds, len(VARIANTS))
+
+
 WORKLOADS = {
-    "transformer": Span(transformer, BEGUN, BEGUN + STRETCH),
-    "20 x conv + BatchNorm": Span(resnet, BEGUN, BEGUN + STRETCH),
-    "MLP": Span(mlp, BEGUN, BEGUN + 5 * STRETCH),
-    "transformer, from the start": Span(transformer, LOG_EVERY, LOG_EVERY + STRETCH),
-    "20 x conv + BatchNorm, from the start": Span(resnet, LOG_EVERY, LOG_EVERY + STRETCH),
-    "MLP, from the start": Span(mlp, LOG_EVERY, BEGUN),
+    "transformer": _later(transformer, turn=5, cycles=6, rounds=2, variants=2),
+    "20 x conv + BatchNorm": _later(resnet, turn=10, cycles=8, rounds=2, variants=2),
+    "MLP": _later(mlp, turn=50, cycles=20, rounds=4, variants=3),
+    "transformer, from the start": _from_start(transformer, turn=5, rounds=1),
+    "20 x conv + BatchNorm, from the start": _from_start(resnet, turn=10, rounds=1),
+    "MLP, from the start": _from_start(mlp, turn=50, rounds=2),
 }
 
 
 @dataclass(frozen=True)
 class StepRatio:
-    """``ratio``: a variant's step time by the plain one's, median over rounds; ``low`` and ``high``: its quartiles."""
+    """``ratio``: a variant's step time by the plain one's; ``low`` and ``high``: quartiles of the cycles' ratios."""
 
     workload: str
     variant: str
@@ -164,45 +163,46 @@ class StepRatio:
     high: float
 
 
-def train(variant: dict[str, Any], span: Span) -> float:
-    """Train one variant and return its seconds a step."""
+def train(variant: str, workload: str, steps: int, baton: Connection) -> None:
+    """Train one variant of a workload, a turn at a time."""
+    quiet()
     seed_everything(0, verbose=False)
+    span = WORKLOADS[workload]
     module, batch = span.make()
-    batches = TimedBatches(batch, span.steps + 1)  # a stretch ends where the next batch is asked for
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), contextlib.redirect_stdout(None):
         warnings.simplefilter("ignore")
         trainer = Trainer(
             max_epochs=1,
-            logger=CSVLogger(folder),
+            logger=TensorBoardLogger(folder),
             log_every_n_steps=LOG_EVERY,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            **variant,
+            **VARIANTS[variant](),
         )
-        trainer.fit(module, batches)
-    return batches.step_time(span.skipped)
+        trainer.fit(module, Batches(batch, steps, span.turn, baton))
 
 
-def measure(workload: str, rounds: int) -> list[StepRatio]:
-    """Train plain and watched in turn, ``rounds`` times.
+def measure(workload: str, scale: float) -> list[StepRatio]:
+    """Train all variants in turns, for ``scale`` times as many cycles as usual."""
+    span = WORKLOADS[workload]
+    variants = list(VARIANTS)[: span.variants]
+    steps = span.skipped + span.cycle * max(1, round(scale * span.cycles))
+    rounds = []
+    for _ in range(max(1, round(scale * span.rounds))):
+        seconds = np.array(take_turns(train, variants, steps // span.turn, workload, steps))
+        rounds.append(seconds[:, span.skipped // span.turn :].reshape(len(variants), -1, span.cycle // span.turn))
+    plain, *_ = each = np.concatenate(rounds, axis=1)
+    return [_row(workload, variant, own, plain) for variant, own in zip(variants, each, strict=True)]
 
-    The other variants are far from 1 and the same at all steps: from the start only, and every third time.
-    """
-    span, (plain, watched, *others) = WORKLOADS[workload], VARIANTS
-    times: dict[str, dict[int, float]] = {plain: {}, watched: {}}
-    for i in range(rounds):
-        names = [plain, watched, *(others if i % 3 == 0 and span.skipped < BEGUN else ())]
-        for name in names if i % 2 == 0 else reversed(names):
-            times.setdefault(name, {})[i] = train(VARIANTS[name](), span)
-    return [_row(workload, name, own, times[plain]) for name, own in times.items()]
 
-
-def _row(workload: str, name: str, own: dict[int, float], plain: dict[int, float]) -> StepRatio:
-    ratios = sorted(seconds / plain[i] for i, seconds in own.items())
-    quartile = len(ratios) // 4
-    milliseconds = 1e3 * statistics.median(own.values())
-    return StepRatio(workload, name, milliseconds, statistics.median(ratios), ratios[quartile], ratios[-1 - quartile])
+def _row(workload: str, variant: str, own: np.ndarray, plain: np.ndarray) -> StepRatio:
+    """Return the figure of one variant from the seconds of turns, shape [cycles, turns of a cycle]."""
+    weights = np.median(plain, axis=0)
+    ratio = np.average(np.median(own / plain, axis=0), weights=weights)
+    low, high = np.quantile(own.sum(axis=1) / plain.sum(axis=1), (0.25, 0.75))
+    milliseconds = 1e3 * np.median(own, axis=0).sum() / WORKLOADS[workload].cycle
+    return StepRatio(workload, variant, float(milliseconds), float(ratio), float(low), float(high))
 
 
 def quiet() -> None:
