@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import pytest
 import pytorch_lightning.loggers as twin
 from lightning.pytorch import loggers as lightning_loggers
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from torch.utils.tensorboard import SummaryWriter
 
 from gradwatch.sinks.tensorboard_scalars import log_metrics
 
@@ -64,6 +66,21 @@ def test_a_method_that_was_replaced_is_called(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(logger, "log_metrics", lambda metrics, step: calls.append((metrics, step)))
     log_metrics(logger, METRICS, 1)
     assert calls == [(METRICS, 1)]
+
+
+@pytest.mark.parametrize("wrapped", [fabric_tensorboard.TensorBoardLogger, SummaryWriter])
+def test_a_method_that_was_wrapped_is_called(wrapped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, calls = {SummaryWriter: "add_scalar"}.get(wrapped, "log_metrics"), []
+    original = getattr(wrapped, name)
+
+    @functools.wraps(original)  # so that it says of itself to be the original
+    def tracked(*arguments: Any, **keywords: Any) -> None:
+        calls.append(arguments)
+        original(*arguments, **keywords)
+
+    monkeypatch.setattr(wrapped, name, tracked)
+    log_metrics(lightning_loggers.TensorBoardLogger(tmp_path), METRICS, 1)
+    assert len(calls) == {"add_scalar": len(METRICS), "log_metrics": 1}[name]
 
 
 def test_tensorboard_x_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
