@@ -68,17 +68,53 @@ def test_a_method_that_was_replaced_is_called(tmp_path: Path, monkeypatch: pytes
     assert calls == [(METRICS, 1)]
 
 
+def _in_a_function(original: Any, call: Any) -> Any:
+    @functools.wraps(original)  # so that it says of itself to be the original
+    def tracked(*arguments: Any, **keywords: Any) -> None:
+        call(*arguments, **keywords)
+
+    return tracked
+
+
+def _in_a_function_of_no_module(original: Any, call: Any) -> Any:
+    """As ``mock`` makes one with ``autospec``."""
+    namespace: dict[str, Any] = {"call": call}
+    exec("def tracked(*arguments, **keywords): call(*arguments, **keywords)", namespace)  # noqa: S102
+    del namespace["__builtins__"]
+    return functools.wraps(original)(namespace["tracked"])
+
+
+def _in_a_proxy(original: Any, call: Any) -> Any:
+    """As the package ``wrapt`` makes one."""
+
+    class Proxy:
+        __class__ = property(lambda self: type(original))  # noqa: ARG005
+
+        def __get__(self, instance: Any, owner: Any = None) -> Any:
+            return _in_a_proxy(original.__get__(instance, owner), functools.partial(call, instance))
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(original, name)
+
+        def __call__(self, *arguments: Any, **keywords: Any) -> None:
+            call(*arguments, **keywords)
+
+    return Proxy()
+
+
+@pytest.mark.parametrize("wrap", [_in_a_function, _in_a_function_of_no_module, _in_a_proxy])
 @pytest.mark.parametrize("wrapped", [fabric_tensorboard.TensorBoardLogger, SummaryWriter])
-def test_a_method_that_was_wrapped_is_called(wrapped: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_that_was_wrapped_is_called(
+    wrapped: Any, wrap: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name, calls = {SummaryWriter: "add_scalar"}.get(wrapped, "log_metrics"), []
     original = getattr(wrapped, name)
 
-    @functools.wraps(original)  # so that it says of itself to be the original
     def tracked(*arguments: Any, **keywords: Any) -> None:
         calls.append(arguments)
         original(*arguments, **keywords)
 
-    monkeypatch.setattr(wrapped, name, tracked)
+    monkeypatch.setattr(wrapped, name, wrap(original, tracked))
     log_metrics(lightning_loggers.TensorBoardLogger(tmp_path), METRICS, 1)
     assert len(calls) == {"add_scalar": len(METRICS), "log_metrics": 1}[name]
 

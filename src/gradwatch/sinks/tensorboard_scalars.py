@@ -6,7 +6,7 @@ scalars of forty layers. TensorBoard reads the same from one event that holds th
 
 from __future__ import annotations
 
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any
 
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -36,9 +36,10 @@ def log_metrics(logger: Any, metrics: Mapping[str, float], step: int) -> None:
 def _is_written_in(modules: Container[str], method: Any) -> bool:
     """Whether a method and all that it wraps come from there: nobody has overridden, replaced or wrapped it."""
     while method is not None:
-        function = getattr(method, "__func__", method)
+        # `type`, as a proxy says of itself to be an instance of what it stands for.
+        function = method.__func__ if type(method) is MethodType else method
         # Not its `__module__`, which a wrapper copies.
-        if not isinstance(function, FunctionType) or function.__globals__["__name__"] not in modules:
+        if type(function) is not FunctionType or function.__globals__.get("__name__") not in modules:
             return False
         method = getattr(function, "__wrapped__", None)
     return True
