@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from array import array
+from dataclasses import fields, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradwatch.records import LayerNorms
+from gradwatch.records import LayerNorms, LayerTable
 from gradwatch.serialization.tensorboard_rows import CURVE_NAMES, METRICS, ROWS_PER_WINDOW, UNKNOWN
 from gradwatch.sinks.row_pooling import RowPool, Schedule, as_float32, layer_values, worse
 from tests.sinks.samples import step_record, with_layer
@@ -70,6 +71,13 @@ def test_the_gradient_norm_is_the_largest_since_the_record_before() -> None:
 def test_what_is_known_is_not_taken_for_unknown(value: float) -> None:
     layers = {"a": LayerNorms(grad_norm=value, weight_norm=None, update_ratio=1.0, nonfinite=0)}
     np.testing.assert_array_equal(layer_values(layers)[:, 0], [value, UNKNOWN, 1.0, 0])
+
+
+@pytest.mark.parametrize(("missing", "expected"), [((), [1.0, 2.0]), ((0, 1), [UNKNOWN, UNKNOWN])])
+def test_positions_of_what_is_missing_may_be_a_tuple(missing: tuple[int, ...], expected: list[float]) -> None:
+    columns = {field.name: array("d", [1.0, 2.0]) for field in fields(LayerNorms)}
+    layers = LayerTable(("a", "b"), columns, {"update_ratio": missing})
+    np.testing.assert_array_equal(layer_values(layers)[2], expected)
 
 
 def test_a_model_without_layers_has_empty_rows() -> None:

@@ -92,6 +92,12 @@ def test_a_layer_without_gradient_has_no_gradient_tag() -> None:
     assert set(metrics) == {"weight_norm/block.0", "update_ratio/block.0"}
 
 
+def test_a_name_that_no_file_of_events_takes_is_written_with_an_escape() -> None:
+    norms = LayerNorms(grad_norm=0.25, weight_norm=2.0, update_ratio=1e-3, nonfinite=0)
+    tags = layer_metrics(step_record(layers={"\ud800ä": norms}))
+    assert set(tags) == {f"{metric}/\\ud800ä" for metric in ("grad_norm", "weight_norm", "update_ratio")}
+
+
 def test_the_separator_is_the_loggers_own() -> None:
     record = step_record(1, optimizer=2)
     assert "health.grad_norm.optimizer_2" in health_metrics(record, separator=".")

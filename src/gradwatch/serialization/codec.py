@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache, lru_cache, partial
-from itertools import chain
+from itertools import chain, compress
 from typing import Any, ClassVar, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from gradwatch import records
@@ -128,8 +128,11 @@ def _layers_json(table: LayerTable) -> str | None:
     values = list(chain.from_iterable(zip(*table.columns.values(), strict=True)))
     missing = [table.missing.get(field, ()) for field in table.columns]
     nulls = tuple(sorted(i * len(table.columns) + k for k, own in enumerate(missing) for i in own))
-    for position in reversed(nulls):
-        del values[position]
+    if nulls:
+        known = bytearray(b"\1") * len(values)
+        for position in nulls:
+            known[position] = 0
+        values = list(compress(values, known))
     if not math.isfinite(sum(values)):  # finite values whose sum overflows take the slow way too: no harm
         return None
     return _layers_template(table.names, nulls) % tuple(values)

@@ -120,7 +120,7 @@ def layer_values(layers: Mapping[str, LayerNorms]) -> np.ndarray:
     table = LayerTable.of(layers)
     columns = {field: np.array(column) for field, column in table.columns.items()}
     for field, positions in table.missing.items():
-        columns[field][positions] = UNKNOWN
+        columns[field][list(positions)] = UNKNOWN  # numpy reads a tuple as one place of several axes
     norms, between = columns["grad_norm"], columns["grad_norm_max"]
     # NaN is exceeded by nothing, and 0 between two records stands for no gradient.
     np.copyto(norms, between, where=(between > norms) & (between > 0))

@@ -7,7 +7,11 @@ integer ``health/nonfinite`` counts the optimizer steps on which something was n
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
+
+from gradwatch.records import LayerTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -130,12 +134,20 @@ def health_values(
 
 def layer_metrics(record: StepRecord, *, separator: str = "/") -> dict[str, float]:
     """Return the per-layer scalars of a record by tag; a layer without gradient has no ``grad_norm``."""
-    values: dict[str, float | None] = {}
-    for layer, norms in record.layers.items():
-        values[f"grad_norm{separator}{layer}"] = norms.grad_norm
-        values[f"weight_norm{separator}{layer}"] = norms.weight_norm
-        values[f"update_ratio{separator}{layer}"] = norms.update_ratio
-    return _finite(values)
+    table = LayerTable.of(record.layers)
+    columns = [list(table.columns[metric]) for metric in _LAYER_METRICS]
+    for metric, column in zip(_LAYER_METRICS, columns, strict=True):
+        for position in table.missing.get(metric, ()):
+            column[position] = math.nan
+    values = chain.from_iterable(zip(*columns, strict=True))
+    return _finite(dict(zip(_layer_tags(table.names, separator), values, strict=True)))
+
+
+@lru_cache(maxsize=8)
+def _layer_tags(layers: tuple[str, ...], separator: str) -> list[str]:
+    """Return the tags of all metrics of each layer; a file of events takes no lone surrogate."""
+    names = [name.encode(errors="backslashreplace").decode() for name in layers]
+    return [f"{metric}{separator}{name}" for name in names for metric in _LAYER_METRICS]
 
 
 def gradient_check_metrics(errors: Iterable[float | None], *, separator: str = "/") -> dict[str, float]:
@@ -158,6 +170,7 @@ def _separated(name: str, separator: str) -> str:
     return name if separator == "/" else name.replace("/", separator)
 
 
+_LAYER_METRICS = ("grad_norm", "weight_norm", "update_ratio")
 _PER_OPTIMIZER = {tag.name for tag in HEALTH_TAGS if tag.per_optimizer}
 
 
