@@ -23,7 +23,7 @@ def screening_norms(tensors: Sequence[Tensor]) -> np.ndarray:
         return np.zeros(0)
     few = few_l2_norms(tensors)
     if few is not None:
-        return np.array([norm.item() for norm in few])
+        return np.array(few)
     norms: np.ndarray = l2_norms(tensors).cpu().double().numpy()
     return norms
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 # A norm from `l2_norms` below this may be too small: the squares of elements below 1e-19 lose digits in float32.
 UNDERFLOW = 1e-15
 
-_traits = attrgetter("dtype", "layout", "is_cpu", "requires_grad")
-_PLAINEST = {(torch.float32, torch.strided, True, False)}
+_traits = attrgetter("dtype", "layout", "is_cpu")
+_PLAINEST = {(torch.float32, torch.strided, True)}
 _CPU = -1  # what `Tensor.get_device` says of the CPU
 
 
@@ -42,8 +42,9 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     """
     values = real_values(tensors)
     if set(map(torch.Tensor.get_device, values)) <= {_CPU}:
-        few = len(values) <= FEW and all(value.dtype is torch.float32 for value in values)
-        return torch.stack(norms_one_by_one(values)).double() if few and values else row_based_norms(values)
+        if len(values) > FEW or any(value.dtype is not torch.float32 for value in values):
+            return row_based_norms(values)
+        return torch.tensor(norms_one_by_one(values), dtype=torch.float64, device="cpu")
     devices = [value.device for value in values]
     norms = {device: _device_norms([v for v in values if v.device == device]) for device in dict.fromkeys(devices)}
     home = devices[0]
@@ -56,12 +57,11 @@ def l2_norms(tensors: Sequence[Tensor]) -> Tensor:
     return torch.stack([next(moved[device]) for device in devices]).to(wide_dtype(home))
 
 
-def few_l2_norms(tensors: Sequence[Tensor]) -> list[Tensor] | None:
-    """Return what `l2_norms` returns as one 0-dim tensor each, or None where that is not the quickest way.
+def few_l2_norms(tensors: Sequence[Tensor]) -> list[float] | None:
+    """Return what `l2_norms` returns as numbers, or None where that is not the quickest way.
 
-    They are float32 or float64; one in float64 is finite also where squares overflow float32. For the gradients of a
-    small network on the CPU, at every step: nothing to convert, no graph to keep out of, no transfer to save by joining
-    the norms.
+    For the gradients of a small network on the CPU, at every step: nothing to convert, no graph to keep out of, no
+    transfer to save by joining the norms.
     """
     few = len(tensors) <= FEW and set(map(_traits, tensors)) == _PLAINEST
     return norms_one_by_one(tensors) if few else None
