@@ -37,12 +37,17 @@ def machine() -> str:
 
 def step_table(rows: list[steps.StepRatio]) -> str:
     """Return the whole-step ratios as a markdown table; the goal stands beside gradwatch's own row."""
-    lines = ["| workload | variant | ms a step | ratio (quartiles) | goal |", "|---|---|---|---|---|"]
+    lines = [
+        "| workload | variant | ms a step | median step | whole cycles (quartiles) | goal |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         limit = STEP_LIMITS.get(row.workload)
         goal = f"≤ {limit}" if limit is not None and row.variant.startswith("gradwatch") else ""
-        spread = f"{row.ratio:.3f} ({row.low:.3f} to {row.high:.3f})"
-        lines.append(f"| {row.workload} | {row.variant} | {row.milliseconds:.2f} | {spread} | {goal} |")
+        cycles = f"{row.cycles:.3f} ({row.low:.3f} to {row.high:.3f})"
+        lines.append(
+            f"| {row.workload} | {row.variant} | {row.milliseconds:.2f} | {row.median:.3f} | {cycles} | {goal} |"
+        )
     return "\n".join(lines)
 
 
@@ -100,10 +105,11 @@ def steps_section(scale: float) -> str:
 ## A whole training step, against plain Lightning with `gradient_clip_val=1.0`
 
 Default settings, `TensorBoardLogger`, a log step every {steps.LOG_EVERY} steps. The variants train in turns of a
-fraction of a second. Each turn is compared with the plain one of the same steps beside it; the ratio is the median of
-these by place in a cycle of one or four log periods, weighted by time, and its quartiles are those of whole cycles.
-The first 20 log steps are the dearest, as all of them look at a forward pass, and later ones each fourth time: the
-goals are for steps after the first {steps.BEGUN:,}, and what comes before stands apart.
+fraction of a second, and each is compared with the plain steps of the same numbers beside its own: by the median step
+of a turn, and by whole cycles of one or four log periods, with everything in them that happens at some steps only
+(records, rules, logging, gradient checks). The first 20 log steps are the dearest, as all of them look at a forward
+pass, and later ones each fourth time: the goals are for steps after the first {steps.BEGUN:,}, and what comes before
+stands apart.
 
 {step_table(measure_steps(scale))}
 """

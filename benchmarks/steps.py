@@ -1,9 +1,9 @@
 """Whole training steps: the time of a step under each monitor, as a ratio to plain Lightning with clipping.
 
 Workloads of 20 ms a step or more and one of about 1 ms. The variants train in turns of a fraction of a second, each in
-a process of its own, so that a slow moment of the machine hits all of them. What happens at some steps only comes back
-after a cycle of one or four log periods: of each turn of the cycle the figure takes the median ratio to the plain turn
-beside it, and weighs these by the time of the plain turns.
+a process of its own, so that a slow moment of the machine hits all of them. Each is compared with the plain steps of
+the same numbers beside its own, in two ways: by the median step of a turn, and by whole cycles of one or four log
+periods, after which everything has come back that happens at some steps only.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
 class Span:
     """What is trained, and which of its steps count.
 
-    ``turn``: steps a turn, about a quarter of a second. ``skipped`` steps come first; after them time is taken of
-    ``cycles`` times ``cycle`` steps. ``rounds``: how often, as two trainings of the same thing are not equally quick.
-    ``variants``: how many of them take part.
+    ``turn``: steps a turn, a fraction of a second; a ``cycle`` is some turns. ``skipped`` steps come first; after them
+    time is taken of ``cycles`` times ``cycle`` steps. ``rounds``: how often, as two trainings of the same thing are not
+    equally quick. ``variants``: how many of them take part.
     """
 
     make: Make
@@ -142,9 +142,9 @@ def _from_start(make: Make, turn: int, rounds: int) -> Span:
 
 
 WORKLOADS = {
-    "transformer": _later(transformer, turn=5, cycles=6, rounds=2, variants=2),
-    "20 x conv + BatchNorm": _later(resnet, turn=10, cycles=8, rounds=2, variants=2),
-    "MLP": _later(mlp, turn=50, cycles=20, rounds=4, variants=3),
+    "transformer": _later(transformer, turn=5, cycles=5, rounds=4, variants=2),
+    "20 x conv + BatchNorm": _later(resnet, turn=10, cycles=5, rounds=4, variants=2),
+    "MLP": _later(mlp, turn=200, cycles=40, rounds=4, variants=3),
     "transformer, from the start": _from_start(transformer, turn=5, rounds=1),
     "20 x conv + BatchNorm, from the start": _from_start(resnet, turn=10, rounds=1),
     "MLP, from the start": _from_start(mlp, turn=50, rounds=2),
@@ -153,12 +153,17 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class StepRatio:
-    """``ratio``: a variant's step time by the plain one's; ``low`` and ``high``: quartiles of the cycles' ratios."""
+    """A variant's time by the plain one's.
+
+    ``milliseconds``: the mean of its steps. ``median``: the ratio of median steps; ``cycles``: that of whole cycles,
+    their median, and ``low`` and ``high``, their quartiles.
+    """
 
     workload: str
     variant: str
     milliseconds: float
-    ratio: float
+    median: float
+    cycles: float
     low: float
     high: float
 
@@ -191,18 +196,18 @@ def measure(workload: str, scale: float) -> list[StepRatio]:
     rounds = []
     for _ in range(max(1, round(scale * span.rounds))):
         seconds = np.array(take_turns(train, variants, steps // span.turn, workload, steps))
-        rounds.append(seconds[:, span.skipped // span.turn :].reshape(len(variants), -1, span.cycle // span.turn))
+        rounds.append(seconds[:, span.skipped :].reshape(len(variants), -1, span.turn))
     plain, *_ = each = np.concatenate(rounds, axis=1)
     return [_row(workload, variant, own, plain) for variant, own in zip(variants, each, strict=True)]
 
 
 def _row(workload: str, variant: str, own: np.ndarray, plain: np.ndarray) -> StepRatio:
-    """Return the figure of one variant from the seconds of turns, shape [cycles, turns of a cycle]."""
-    weights = np.median(plain, axis=0)
-    ratio = np.average(np.median(own / plain, axis=0), weights=weights)
-    low, high = np.quantile(own.sum(axis=1) / plain.sum(axis=1), (0.25, 0.75))
-    milliseconds = 1e3 * np.median(own, axis=0).sum() / WORKLOADS[workload].cycle
-    return StepRatio(workload, variant, float(milliseconds), float(ratio), float(low), float(high))
+    """Return the figures of one variant from the seconds of its steps, shape [turns, steps of a turn]."""
+    median = np.median(np.median(own, axis=1) / np.median(plain, axis=1))
+    cycle = WORKLOADS[workload].cycle
+    cycles = own.reshape(-1, cycle).sum(axis=1) / plain.reshape(-1, cycle).sum(axis=1)
+    low, middle, high = np.quantile(cycles, (0.25, 0.5, 0.75))
+    return StepRatio(workload, variant, 1e3 * float(own.mean()), float(median), float(middle), float(low), float(high))
 
 
 def quiet() -> None:

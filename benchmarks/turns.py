@@ -25,7 +25,7 @@ class Batches:
         batch: what every step gets.
         steps: how many there are, a multiple of ``turn``.
         turn: steps a turn.
-        baton: where the turns come from, and the seconds of each go to.
+        baton: where the turns come from, and the seconds of each step go to.
     """
 
     def __init__(self, batch: Any, steps: int, turn: int, baton: Connection) -> None:
@@ -35,11 +35,16 @@ class Batches:
         return self.steps + 1  # a turn ends where the next batch is asked for
 
     def __iter__(self) -> Iterator[Any]:
+        seconds: list[float] = []
         begun = self._wait()
         for i in range(len(self)):
-            if i and i % self.turn == 0:
-                self.baton.send(time.perf_counter() - begun)
-                begun = self._wait()
+            if i:
+                now = time.perf_counter()
+                seconds.append(now - begun)
+                begun = now
+            if len(seconds) == self.turn:
+                self.baton.send(seconds)
+                seconds, begun = [], self._wait()
             yield self.batch
 
     def _wait(self) -> float:
@@ -48,7 +53,7 @@ class Batches:
 
 
 def take_turns(train: Callable[..., None], variants: Sequence[str], turns: int, *arguments: Any) -> list[list[float]]:
-    """Run ``train(variant, *arguments, baton)`` for each variant, in turns; return the seconds of each turn by variant.
+    """Run ``train(variant, *arguments, baton)`` for each variant, in turns; return the seconds of each step by variant.
 
     ``train`` and its arguments must be importable by a fresh process; it iterates over ``Batches`` with that baton.
     The order is drawn anew for each round of turns: a turn is slower or quicker for the one that came before it.
@@ -65,7 +70,7 @@ def take_turns(train: Callable[..., None], variants: Sequence[str], turns: int, 
         for _ in range(turns):
             for i in chance.sample(range(len(variants)), len(variants)):
                 ends[i].send("go")
-                seconds[i].append(ends[i].recv())
+                seconds[i] += ends[i].recv()
         for end, process in zip(ends, processes, strict=True):
             end.send("the last step, of which no time is taken")
             process.join()
