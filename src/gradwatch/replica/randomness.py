@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
+# Whether this build of torch has them: to ask modules that are otherwise not in use, at every batch, takes longer than
+# to read the state of the CPU's generator.
+_CUDA = torch.backends.cuda.is_built()  # type: ignore[no-untyped-call]
+_XPU = torch.xpu._is_compiled()  # noqa: SLF001 - there is no public one
 _MPS = torch.backends.mps.is_available()
 _CPU = torch.default_generator
 
@@ -148,9 +152,9 @@ def _capture(generators: Mapping[str, torch.Generator], *, with_numpy: bool, wit
 def _device_generators() -> list[tuple[str, torch.Generator]]:
     """Return the generator of every accelerator in use. Asking one that is not in use would initialise it."""
     found = []
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if _CUDA and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         found += [(f"cuda:{i}", generator) for i, generator in enumerate(torch.cuda.default_generators)]
-    if torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
+    if _XPU and torch.xpu.is_initialized():  # type: ignore[no-untyped-call]
         found += [(f"xpu:{i}", generator) for i, generator in enumerate(torch.xpu.default_generators)]
     if _MPS:
         found.append(("mps", torch.mps._get_default_mps_generator()))  # noqa: SLF001 - the public calls copy its state
