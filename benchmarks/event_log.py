@@ -12,6 +12,7 @@ import argparse
 import random
 import tempfile
 import time
+from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,7 +41,7 @@ def ring_microseconds(parameters: int) -> float:
     module = nn.Sequential(*[nn.Linear(2, 2) for _ in range(parameters // 2)])
     watched = Watched(module, [torch.optim.SGD(module.parameters(), lr=0.1)], "layer")
     history, source = watched.histories[0], Source(watched.groups[0], None)
-    norms = np.random.default_rng(0).random(parameters)
+    norms = array("d", np.random.default_rng(0).random(parameters))
     flight = FlightRecorder(watched, 0)
     costs = []
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradwatch.capture.gradients import ADDED_IN_PYTHON, Gradients, read_gradients, total_on_device, without_underflow
+from gradwatch.capture.gradients import Gradients, read_gradients, total_on_device, without_underflow
 from gradwatch.capture.parameters import ParameterGroup, group_parameters
+from gradwatch.numerics.rows import FEW
 
 
 def group_with(*gradients: Tensor | None) -> ParameterGroup:
@@ -35,17 +37,23 @@ def test_norms_and_total_are_those_of_float64() -> None:
     expected = [float(gradient.double().norm()) for gradient in gradients]
     assert read.norms == pytest.approx(expected, rel=1e-6, abs=0)
     assert read.total == pytest.approx(math.hypot(*expected), rel=1e-6, abs=0)
-    assert read.norms.dtype == np.float64
     assert (read.finite, read.huge, read.counts) == (True, False, None)
     assert read.positions.tolist() == [0, 1, 2]
 
 
-def test_many_gradients_have_the_total_of_few() -> None:
-    gradients = [full(float(i), size=i) for i in range(1, ADDED_IN_PYTHON + 9)]
-    read = read_gradients(group_with(*gradients))
-    assert read.total == pytest.approx(math.sqrt(sum(i**3 for i in range(1, ADDED_IN_PYTHON + 9))), rel=1e-6, abs=0)
-    few = read_gradients(group_with(*gradients[:5]))
-    assert few.total == pytest.approx(math.sqrt(sum(i**3 for i in range(1, 6))), rel=1e-6, abs=0)
+@pytest.mark.parametrize("count", [1, 5, FEW, FEW + 1, 300])
+def test_the_total_is_that_of_all(count: int) -> None:
+    read = read_gradients(group_with(*[full(float(i), size=i) for i in range(1, count + 1)]))
+    assert read.total == pytest.approx(math.sqrt(sum(i**3 for i in range(1, count + 1))), rel=1e-6, abs=0)
+
+
+def test_nan_wins_over_infinity_in_the_total_as_in_pytorch() -> None:
+    gradients = [full(math.inf), full(math.nan)]
+    for several in (gradients, gradients[::-1], [full(1.0), *gradients]):
+        group = group_with(*several)
+        assert math.isnan(read_gradients(group).total)
+        assert math.isnan(nn.utils.get_total_norm([parameter.grad for parameter in group.parameters]))  # type: ignore[misc]
+    assert read_gradients(group_with(full(math.inf), full(1.0))).total == math.inf
 
 
 def test_parameters_without_gradient_are_left_out() -> None:
@@ -239,5 +247,5 @@ def test_no_gradient_has_no_total_on_the_device() -> None:
 
 
 def test_the_tuple_says_whether_it_is_finite() -> None:
-    read = Gradients([], np.zeros(0, dtype=np.intp), np.zeros(0), 0.0, [], counts=np.ones((1, 3)))
+    read = Gradients([], np.zeros(0, dtype=np.intp), array("d"), 0.0, [], counts=np.ones((1, 3)))
     assert not read.finite

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import math
+from array import array
 
-import numpy as np
 import pytest
 
 from gradwatch.capture.history import MAX_ROWS, RING_STEPS, History, StepRow
@@ -14,7 +14,7 @@ def row(step: int, *, loss: float | None = 1.0, grad_norm: float = 1.0, coeffici
 
 
 def add(history: History, entry: StepRow, *, nonfinite: bool = False, norms: tuple[float, ...] = (1.0, 1.0)) -> None:
-    history.add(entry, np.array(norms), nonfinite=nonfinite)
+    history.add(entry, array("d", norms), nonfinite=nonfinite)
 
 
 def test_a_window_has_the_extremes_since_the_last_one() -> None:

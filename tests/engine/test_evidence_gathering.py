@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import math
+from array import array
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ NAN = (1, 0, 0)
 def history_of(*rows: list[float]) -> History:
     history = History()
     for norms in rows:
-        history.add(StepRow(0, 0, 0, 1.0, 1.0, 1.0), np.array(norms))
+        history.add(StepRow(0, 0, 0, 1.0, 1.0, 1.0), array("d", norms))
     return history
 
 

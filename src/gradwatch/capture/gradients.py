@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from gradwatch.capture.host_norms import screening_norms
+from gradwatch.capture.host_norms import as_array, screening_norms
 from gradwatch.numerics import UNDERFLOW, exact_l2_norms, l2_norms, nonfinite_counts, total_norm
 
 if TYPE_CHECKING:
@@ -21,23 +22,20 @@ if TYPE_CHECKING:
 # From norms like these on, sums of squares overflow float32 and float64.
 OVERFLOWS, OVERFLOWS_DOUBLE = 1.8e19, 1.3e154
 DOUBLE = frozenset({torch.float64, torch.complex128})
-# Up to so many numbers Python adds up quicker than numpy, whose code is cold between the kernels of a step: 23 against
-# 49 µs for 80.
-ADDED_IN_PYTHON = 256
 
 
 class Gradients(NamedTuple):
     """The gradients of one optimizer's parameters, read once.
 
     ``positions`` maps ``tensors`` to the group's parameters; a parameter without gradient has no entry.
-    ``norms`` are L2 norms, float64, shape [len(tensors)], unscaled; ``extras`` are the host values of the scalars
-    that travelled along. ``counts`` (NaN, +inf, -inf per tensor, shape [n, 3]) is None when nothing is non-finite.
+    ``norms`` are L2 norms, one a tensor, unscaled; ``extras`` are the host values of the scalars that travelled along.
+    ``counts`` (NaN, +inf, -inf per tensor, shape [n, 3]) is None when nothing is non-finite.
     ``huge``: finite, but the square of an element overflows float32.
     """
 
     tensors: list[Tensor]
     positions: np.ndarray
-    norms: np.ndarray
+    norms: array[float]
     total: float
     extras: list[float]
     counts: np.ndarray | None = None
@@ -50,7 +48,8 @@ class Gradients(NamedTuple):
 
     def divided_by(self, loss_scale: float) -> Gradients:
         """Return the norms without a GradScaler's scale, for gradients that are still multiplied by it."""
-        return self._replace(norms=self.norms / loss_scale, total=self.total / loss_scale)
+        norms = array("d", [norm / loss_scale for norm in self.norms])
+        return self._replace(norms=norms, total=self.total / loss_scale)
 
 
 def read_gradients(group: ParameterGroup, extras: Sequence[Tensor] = ()) -> Gradients:
@@ -61,53 +60,48 @@ def read_gradients(group: ParameterGroup, extras: Sequence[Tensor] = ()) -> Grad
     if len(tensors) < len(found):
         positions = np.array([i for i, gradient in enumerate(found) if gradient is not None], dtype=np.intp)
     norms, host = _measured(tensors, extras)
-    total = _total(norms)
-    measured = Gradients(tensors, positions, norms, total, host)
-    return measured if total < OVERFLOWS else _look_closer(measured)
+    measured = Gradients(tensors, positions, norms, math.hypot(*norms), host)
+    return measured if measured.total < OVERFLOWS else _look_closer(measured)
 
 
-def _measured(tensors: list[Tensor], extras: Sequence[Tensor]) -> tuple[np.ndarray, list[float]]:
+def _measured(tensors: list[Tensor], extras: Sequence[Tensor]) -> tuple[array[float], list[float]]:
     if all(tensor.is_cpu for tensor in (*tensors[:1], *extras)):
         return screening_norms(tensors), [extra.item() for extra in extras]
     return _from_device(l2_norms(tensors) if tensors else None, extras)
 
 
-def _total(norms: np.ndarray) -> float:
-    """Return the norm of all tensors; infinite where a square overflows, as only norms of float64 tensors can."""
-    if norms.size > ADDED_IN_PYTHON:
-        return math.sqrt(float(norms @ norms))
-    return math.sqrt(sum([norm * norm for norm in norms.tolist()]))
-
-
-def _from_device(norms: Tensor | None, extras: Sequence[Tensor]) -> tuple[np.ndarray, list[float]]:
+def _from_device(norms: Tensor | None, extras: Sequence[Tensor]) -> tuple[array[float], list[float]]:
     # float32 where the device has no float64 (MPS); losses and norms keep their range in it.
     device = norms.device if norms is not None else extras[0].device
     wide = torch.float32 if device.type == "mps" else torch.float64
     scalars = [extra.detach().to(device, wide, non_blocking=True).reshape(1) for extra in extras]
     packed = torch.cat(([] if norms is None else [norms.to(wide)]) + scalars).cpu().double().numpy()
     split = packed.size - len(scalars)
-    return packed[:split], packed[split:].tolist()
+    return as_array(packed[:split]), packed[split:].tolist()
 
 
 def _look_closer(measured: Gradients) -> Gradients:
     """Tell a non-finite element from a norm whose squares have overflowed: only after the cheap screen has fired."""
     counts = nonfinite_counts(measured.tensors).cpu().numpy()
-    if counts.any():
-        return measured._replace(counts=counts)
+    if counts.any():  # hypot has infinity win over NaN, clip_grad_norm_ the other way round
+        total = math.nan if any(map(math.isnan, measured.norms)) else measured.total
+        return measured._replace(counts=counts, total=total)
     exact = exact_l2_norms(measured.tensors)
     norms = exact.cpu().numpy()
     limits = [OVERFLOWS_DOUBLE if tensor.dtype in DOUBLE else OVERFLOWS for tensor in measured.tensors]
-    return measured._replace(norms=norms, total=float(total_norm(exact)), huge=bool((norms >= limits).any()))
+    huge = bool((norms >= limits).any())
+    return measured._replace(norms=as_array(norms), total=float(total_norm(exact)), huge=huge)
 
 
 def without_underflow(measured: Gradients, loss_scale: float | None = None) -> Gradients:
     """Return ``measured`` with norms too small for float32 squares measured again in float64 (log steps only)."""
-    if not (measured.finite and measured.norms.size and measured.norms.min() < UNDERFLOW):
+    small = [i for i, norm in enumerate(measured.norms) if norm < UNDERFLOW]
+    if not (measured.finite and small):
         return measured
-    small = np.flatnonzero(measured.norms < UNDERFLOW)
-    norms = measured.norms.copy()
-    norms[small] = exact_l2_norms([measured.tensors[i] for i in small]).cpu().numpy() / (loss_scale or 1.0)
-    return measured._replace(norms=norms, total=math.hypot(*norms))  # hypot: these squares may vanish in float64 too
+    norms = measured.norms[:]
+    for i, norm in zip(small, exact_l2_norms([measured.tensors[i] for i in small]).tolist(), strict=True):
+        norms[i] = norm / (loss_scale or 1.0)
+    return measured._replace(norms=norms, total=math.hypot(*norms))
 
 
 def total_on_device(group: ParameterGroup) -> Tensor | None:

@@ -11,6 +11,8 @@ from gradwatch.capture.peaks import Peaks
 from gradwatch.records import Window
 
 if TYPE_CHECKING:
+    from array import array
+
     import numpy as np
 
     from gradwatch.capture.parameters import ParameterGroup
@@ -46,13 +48,13 @@ class Source(NamedTuple):
 class History:
     """The last steps of one optimizer, and what happened since its last record.
 
-    ``rows``, ``norms`` (per parameter, shape [n]) and ``sources`` are rings of the same steps; ``since`` has the rows
+    ``rows``, ``norms`` (one a parameter) and ``sources`` are rings of the same steps; ``since`` has the rows
     since the last record, which may be more, ``peaks`` the largest norms since then. ``added`` counts the steps since
     the start.
     """
 
     rows: deque[StepRow] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
-    norms: deque[np.ndarray] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
+    norms: deque[array[float]] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
     sources: deque[Source | None] = field(default_factory=lambda: deque(maxlen=RING_STEPS))
     since: deque[StepRow] = field(default_factory=lambda: deque(maxlen=MAX_ROWS))
     peaks: Peaks = field(default_factory=Peaks)
@@ -68,7 +70,7 @@ class History:
     def add(
         self,
         row: StepRow,
-        norms: np.ndarray,
+        norms: array[float],
         source: Source | None = None,
         *,
         nonfinite: bool = False,

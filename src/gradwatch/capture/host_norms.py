@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,26 +15,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def screening_norms(tensors: Sequence[Tensor]) -> np.ndarray:
-    """Return the L2 norm of each tensor, float64, shape [n], in one pass and one transfer.
+def screening_norms(tensors: Sequence[Tensor]) -> array[float]:
+    """Return the L2 norm of each tensor, in one pass and one transfer.
 
-    A finite norm proves finite elements; an infinite one may come from squares that overflow.
+    A finite norm proves finite elements; an infinite one may come from squares that overflow. No numpy array, as this
+    runs at every step, between kernels that leave none of numpy's code in a cache: 52 numbers take 14 µs there, an
+    array of numpy's 35.
     """
     if not tensors:
-        return np.zeros(0)
+        return array("d")
     few = few_l2_norms(tensors)
-    if few is not None:
-        return np.array(few)
-    norms: np.ndarray = l2_norms(tensors).cpu().double().numpy()
-    return norms
+    return array("d", few) if few is not None else as_array(l2_norms(tensors).cpu().double().numpy())
+
+
+def as_array(values: np.ndarray) -> array[float]:
+    """Return float64 numbers, shape [n], as an array of Python's."""
+    return array("d", values.tobytes())
 
 
 def host_norms(tensors: Sequence[Tensor]) -> np.ndarray:
     """Return the L2 norm of each tensor, float64, shape [n]; measured twice where squares over- or underflow."""
-    norms = screening_norms(tensors)
+    norms = np.asarray(screening_norms(tensors))
     if not norms.size or (norms.min() >= UNDERFLOW and norms.max() < np.inf):
         return norms  # nearly always; NaN compares as false
     doubtful = np.flatnonzero(~(np.isfinite(norms) & (norms >= UNDERFLOW)))
-    norms = norms.copy()
     norms[doubtful] = exact_l2_norms([tensors[int(i)] for i in doubtful]).cpu().numpy()
     return norms

@@ -9,6 +9,8 @@ import numpy as np
 from gradwatch.capture.parameters import largest_finite
 
 if TYPE_CHECKING:
+    from array import array
+
     from gradwatch.capture.parameters import ParameterGroup
 
 # Steps are taken in by so many at once: one reduction of a table costs little more than that of a row.
@@ -27,11 +29,11 @@ class Peaks:
 
     def __init__(self) -> None:
         self._group: ParameterGroup | None = None
-        self._waiting: list[np.ndarray] = []
+        self._waiting: list[array[float]] = []
         self._largest: Largest | None = None
 
-    def add(self, group: ParameterGroup, norms: np.ndarray) -> None:
-        """Take in the norms of one step, shape [n]; those of a group with other parameters are forgotten."""
+    def add(self, group: ParameterGroup, norms: array[float]) -> None:
+        """Take in the norms of one step, one a parameter; those of a group with other parameters are forgotten."""
         if group is not self._group:
             self._begin(group)
         self._waiting.append(norms)
@@ -53,7 +55,7 @@ class Peaks:
     def _reduce(self) -> None:
         if not self._waiting:
             return
-        table = np.concatenate(self._waiting).reshape(len(self._waiting), -1)
+        table = np.frombuffer(b"".join(self._waiting)).reshape(len(self._waiting), -1)
         self._waiting = []
         assert self._group is not None  # noqa: S101 - add and take have set it
         now = Largest(largest_finite(table, axis=0), largest_finite(self._group.layer_norms(table), axis=0))

@@ -6,12 +6,14 @@ import dataclasses
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from array import array
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
 from gradwatch.capture.history import RING_STEPS
+from gradwatch.capture.host_norms import as_array
 from gradwatch.serialization import ring_of
 from gradwatch.serialization.ring_layout import NO_GRADIENT, Columns, Header, Row, as_event
 from gradwatch.sinks.ring import Ring, TooSlowError
@@ -29,9 +31,10 @@ log = logging.getLogger("gradwatch")
 
 # So many incidents have their last steps written each; a run that survives more has them every 64 steps at most.
 WHOLE_INCIDENTS = 20
-# Seconds for which a step may wait for others, and how many may: with steps of a millisecond, writing each by itself
-# would be noticed. Of a process that is killed, steps of the last PATIENCE seconds may be missing, and no others.
-PATIENCE, AT_ONCE = 0.01, 32
+# Seconds for which a step may wait for others, and how many may. Writing takes 0.1 ms between the kernels of a step,
+# where all of its code is cold: 0.3 % of this time. Of a process that is killed, steps of the last PATIENCE seconds may
+# be missing, and no others.
+PATIENCE, AT_ONCE = 0.03, 32
 DIGITS = 7  # of the layers' norms in the log: as many as float32 has, at two thirds of the size
 
 
@@ -181,10 +184,10 @@ class FlightRecorder:
             gaps = _with_gaps(norms, source)
             if source is not None and source.group.names != group.names:
                 gaps = _by_name(gaps, source.group.names, group.names)
-            yield _row(row, now, gaps)._replace(lr=_rate(row, anywhere=True), norms=gaps.tolist())
+            yield _row(row, now, gaps)._replace(lr=_rate(row, anywhere=True))
 
 
-def _kept(history: History) -> Iterator[tuple[StepRow, np.ndarray, Source | None]]:
+def _kept(history: History) -> Iterator[tuple[StepRow, array[float], Source | None]]:
     return zip(history.rows, history.norms, history.sources, strict=True)
 
 
@@ -199,7 +202,7 @@ def _columns(group: ParameterGroup) -> Columns:
     return Columns(group.names, list(group.layers), group.layer_index.tolist())
 
 
-def _row(row: StepRow, now: float, norms: Any) -> Row:
+def _row(row: StepRow, now: float, norms: array[float]) -> Row:
     return Row(
         now,
         row.step,
@@ -226,19 +229,19 @@ def _rate(row: StepRow, *, anywhere: bool = False) -> float | None:
         return None
 
 
-def _with_gaps(norms: np.ndarray, source: Source | None) -> np.ndarray:
+def _with_gaps(norms: array[float], source: Source | None) -> array[float]:
     """Return the norms by parameter, ``NO_GRADIENT`` where there was none."""
     if source is None or source.positions is None:
         return norms
     marked = np.full(len(norms), NO_GRADIENT)
-    marked[source.positions] = norms[source.positions]
-    return marked
+    marked[source.positions] = np.asarray(norms)[source.positions]
+    return as_array(marked)
 
 
-def _by_name(norms: np.ndarray, before: list[str], names: list[str]) -> np.ndarray:
+def _by_name(norms: array[float], before: list[str], names: list[str]) -> array[float]:
     """Return the norms in the order of other names; a parameter that was not there had no gradient."""
-    known = dict(zip(before, norms.tolist(), strict=True))
-    return np.array([known.get(name, NO_GRADIENT) for name in names])
+    known = dict(zip(before, norms, strict=True))
+    return array("d", [known.get(name, NO_GRADIENT) for name in names])
 
 
 def _rounded(norm: float | None) -> float | None:

@@ -70,7 +70,7 @@ class HealthRules:
         count, mine = len(group.layers), np.full(2 * len(group.layers), np.nan)
         try:
             weights = group.layer_norms(host_norms([parameter.detach() for parameter in group.parameters]))
-            mine = np.concatenate([weights, group.layer_norms(spread(group, gradients))])
+            mine = np.concatenate([weights, group.layer_norms(np.asarray(spread(group, gradients)))])
         finally:
             table = np.array(self._context.gather(mine.tolist()))
         if np.isnan(table).all(axis=1).any():  # the monitor of some rank has failed: its weights need not differ

@@ -11,6 +11,7 @@ import numpy as np
 
 from gradwatch.capture.environment import learning_rates
 from gradwatch.capture.gradients import without_underflow
+from gradwatch.capture.host_norms import as_array
 from gradwatch.capture.optimizer_state import below_epsilon
 from gradwatch.capture.peaks import Largest
 from gradwatch.capture.scaling import unscales_itself
@@ -110,14 +111,14 @@ class PendingRecord:
             coefficient=coefficient,
             clipped=coefficient < 1.0,
             rate=self.totals.clip_rate,
-            largest_layer=layers.names[int(np.argmax(self.grad_norms))] if step.gradients.norms.size else None,
+            largest_layer=layers.names[int(np.argmax(self.grad_norms))] if step.gradients.norms else None,
         )
         return StepRecord(
             **header,
             optimizer=step.group.index,
             log_step=step.position.log_step,
             loss=self.loss,
-            grad_norm=step.gradients.total if step.gradients.norms.size else None,
+            grad_norm=step.gradients.total if step.gradients.norms else None,
             clip=clip,
             lr=self.lr[0] if self.lr else None,
             lr_groups=self.lr,
@@ -177,7 +178,7 @@ def begin_record(
         lr=learning_rates(group.optimizer),
         weights=weights_before(group),
         largest=history.peaks.take(group),
-        grad_norms=group.layer_norms(spread(group, exact)),
+        grad_norms=group.layer_norms(np.asarray(spread(group, exact))),
         with_gradient=has_gradient(group, exact),
         rows=history.take_rows(),
         subnormal=subnormal(group, exact, None if still_scaled else step.loss_scale)
@@ -186,13 +187,13 @@ def begin_record(
     )
 
 
-def spread(group: ParameterGroup, gradients: Gradients) -> np.ndarray:
-    """Return the norms by parameter, shape [len(group.parameters)], 0 where there is no gradient."""
+def spread(group: ParameterGroup, gradients: Gradients) -> array[float]:
+    """Return the norm of each parameter's gradient, 0 where there is none."""
     if len(gradients.positions) == len(group.parameters):
         return gradients.norms
     norms = np.zeros(len(group.parameters))
     norms[gradients.positions] = gradients.norms
-    return norms
+    return as_array(norms)
 
 
 def has_gradient(group: ParameterGroup, gradients: Gradients) -> np.ndarray:
@@ -214,7 +215,7 @@ def nonfinite_by_layer(group: ParameterGroup, gradients: Gradients) -> np.ndarra
 
 def largest_layer(group: ParameterGroup, gradients: Gradients) -> str | None:
     """Return the layer with the largest part in the total norm."""
-    if not gradients.norms.size:
+    if not gradients.norms:
         return None
-    norms = group.layer_norms(spread(group, gradients))
+    norms = group.layer_norms(np.asarray(spread(group, gradients)))
     return group.layers[int(np.argmax(norms))]

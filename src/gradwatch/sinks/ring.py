@@ -14,8 +14,6 @@ import zlib
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from gradwatch.serialization import ring_layout as layout
 from gradwatch.serialization.ring_layout import Row, flags_of
 from gradwatch.sinks import temporary
@@ -79,8 +77,6 @@ class Ring:
 
     def write(self, optimizer: int, rows: Sequence[Row]) -> None:
         """Write the next rows of an optimizer, 1 to ``SLOTS``, in one call, or two where the ring closes.
-
-        ``norms`` of a row may be an array.
 
         Raises:
             TooSlowError: the first calls took too long.
@@ -158,7 +154,7 @@ def _packed(row: Row, sequence: int) -> bytes:
         0.0 if row.lr is None else row.lr,
         0.0 if row.loss_scale is None else row.loss_scale,
     )
-    body = numbers + np.asarray(row.norms, "<f8").tobytes()
+    body = numbers + layout.norm_bytes(row.norms)
     return body + layout.CHECKSUM.pack(zlib.crc32(body))
 
 
