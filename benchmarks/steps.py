@@ -115,9 +115,10 @@ VARIANTS: dict[str, Callable[[], dict[str, Any]]] = {
 class Span:
     """What is trained, and which of its steps count.
 
-    ``turn``: steps a turn, a fraction of a second; a ``cycle`` is some turns. ``skipped`` steps come first; after them
-    time is taken of ``cycles`` times ``cycle`` steps. ``rounds``: how often, as two trainings of the same thing are not
-    equally quick. ``variants``: how many of them take part.
+    ``turn``: steps a turn, a fraction of a second, but enough that most of them find the caches as their own process
+    has left them, not the one before; a ``cycle`` is some turns. ``skipped`` steps come first; after them time is taken
+    of ``cycles`` times ``cycle`` steps. ``rounds``: how often, as two trainings of the same thing are not equally
+    quick. ``variants``: how many of them take part.
     """
 
     make: Make
@@ -142,11 +143,11 @@ def _from_start(make: Make, turn: int, rounds: int) -> Span:
 
 
 WORKLOADS = {
-    "transformer": _later(transformer, turn=5, cycles=5, rounds=4, variants=2),
-    "20 x conv + BatchNorm": _later(resnet, turn=10, cycles=5, rounds=4, variants=2),
+    "transformer": _later(transformer, turn=25, cycles=5, rounds=4, variants=2),
+    "20 x conv + BatchNorm": _later(resnet, turn=25, cycles=5, rounds=4, variants=2),
     "MLP": _later(mlp, turn=200, cycles=40, rounds=4, variants=3),
-    "transformer, from the start": _from_start(transformer, turn=5, rounds=1),
-    "20 x conv + BatchNorm, from the start": _from_start(resnet, turn=10, rounds=1),
+    "transformer, from the start": _from_start(transformer, turn=25, rounds=1),
+    "20 x conv + BatchNorm, from the start": _from_start(resnet, turn=25, rounds=1),
     "MLP, from the start": _from_start(mlp, turn=50, rounds=2),
 }
 
