@@ -160,11 +160,10 @@ def write_long_run(folder: Path, steps: int, layers: int) -> None:
     }
     nan_step, spike_step = odd_steps(steps)
     odd = {
-        nan_step: usual | {names[1]: replace(usual[names[1]], grad_norm=math.nan, nonfinite=1)},
-        spike_step: usual | {names[0]: replace(usual[names[0]], grad_norm=SPIKE)},
+        nan_step: LayerTable.of(usual | {names[1]: replace(usual[names[1]], grad_norm=math.nan, nonfinite=1)}),
+        spike_step: LayerTable.of(usual | {names[0]: replace(usual[names[0]], grad_norm=SPIKE)}),
     }
-    tables = {step: LayerTable.of(layers) for step, layers in odd.items()}
     always = LayerTable.of(usual)
     # `at` would make a record with layers of its own each time, only to throw them away.
     record = at(0)
-    write_events(folder, (replace(record, step=i, log_step=i, layers=tables.get(i, always)) for i in range(steps)))
+    write_events(folder, (replace(record, step=i, log_step=i, layers=odd.get(i, always)) for i in range(steps)))

@@ -170,7 +170,7 @@ def _separated(name: str, separator: str) -> str:
     return name if separator == "/" else name.replace("/", separator)
 
 
-_LAYER_METRICS = ("grad_norm", "weight_norm", "update_ratio")
+_LAYER_METRICS = tuple(tag.name.removesuffix(f"/{LAYER}") for tag in LAYER_TAGS)
 _PER_OPTIMIZER = {tag.name for tag in HEALTH_TAGS if tag.per_optimizer}
 
 
