@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -188,6 +189,36 @@ def test_modules_with_one_module_inside_are_one(serve: Serve) -> None:
     brackets = [one.get_attribute("aria-label") for one in tab.find(".bracket").all()]
     assert brackets == ["Fold net.body.block"]
     assert tab.texts(".names .name") == ["0", "1", "head.out.linear"]
+
+
+def test_every_layer_of_fifty_is_named_and_what_it_is_of_fifty_one(serve: Serve) -> None:
+    layers = [f"a_module_whose_name_is_long.blocks.{i}.{part}" for i in range(17) for part in ("query", "key", "value")]
+    _, tab = serve(sample_run("fifty", layers[:50], 30), sample_run("more", layers, 30))
+    tab.open(runs="fifty")
+    assert len(tab.texts(".names .name")) == 50
+    assert tab.texts(".names .name")[-2:] == ["16.query", "16.key"]
+    tab.open(runs="more")
+    assert tab.texts(".names .name") == [str(i) for i in range(17)]
+
+
+def test_names_of_modules_are_whole_where_they_fit(serve: Serve) -> None:
+    layers = [f"stage{i}.{j}.{part}" for i in range(4) for j in range(4) for part in ("conv1", "bn1", "conv2", "bn2")]
+    _, tab = serve(sample_run("wide", layers, 30))
+    tab.open()
+    assert tab.texts(".names .name") == [f"stage{i}.{j}" for i in range(4) for j in range(4)]
+    tops = [float(one.evaluate("(it) => it.offsetTop")) for one in tab.find(".names .name").all()]
+    assert tops == sorted(tops)
+    assert min(below - above for above, below in pairwise(tops)) >= 11
+
+
+def test_layers_without_modules_are_named_at_intervals_and_open(serve: Serve) -> None:
+    _, tab = serve(sample_run("flat", [f"layer_{i}" for i in range(200)], 30))
+    tab.open()
+    names = tab.texts(".names .name")
+    assert names[0] == "layer_0"
+    assert 12 <= len(names) <= 18
+    tab.button(f"Curves of {names[3]}")
+    assert tab.text(".section h3") == f"Layer {names[3]}"
 
 
 def test_a_filter_keeps_the_layers_that_match(serve: Serve) -> None:

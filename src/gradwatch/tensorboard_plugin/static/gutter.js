@@ -3,12 +3,12 @@
 import { button, element, replace, short } from "./dom.js";
 import { layerTitle } from "./readout.js";
 
-const LINE = 11; // pixels that a line of text needs
+export const LINE = 11; // pixels that a line of text needs
 const BRACKET = 15;
 const TITLED = 34; // pixels of height from which on a bracket has its name in it
-const LETTER = 6; // pixels of width
+const LETTER = 6.6; // pixels of width, in wide fonts
 const LEAST = 6; // pixels of height that a bracket needs
-const APART = 3; // lines between names of modules that are smaller than a line: as ticks of an axis
+const APART = 3; // lines between names of what is smaller than a line: as ticks of an axis
 const DEEPEST = 4; // brackets beside one another; deeper modules have none
 
 /**
@@ -24,23 +24,19 @@ export function drawGutter(gutter, { rows, spans }, height, chosen, actions) {
   const brackets = spans.filter((span) => span.depth < DEEPEST && (span.to - span.from) * height >= LEAST);
   const deepest = brackets.reduce((most, span) => Math.max(most, span.depth + 1), 0);
   const left = deepest * BRACKET + 4;
+  const letters = Math.max(Math.floor((gutter.clientWidth - left) / LETTER), 8);
   const names =
     height >= LINE
       ? rows.map((row, at) => {
-          const label = short(
-            labelOf(row, at, brackets, height),
-            Math.max(Math.floor((gutter.clientWidth - left) / LETTER), 8),
-          );
-          return name(row, label, at, height, left, chosen, actions);
+          const label = short(labelOf(row.name, at, at + 1, brackets, height), letters);
+          return name(row, label, { top: at * height, height, left }, chosen, actions);
         })
-      : [];
-  const groups = height >= LINE ? [] : labels(brackets, height, left, actions);
+      : ticks(rows, brackets, { height, left, letters }, chosen, actions);
   const focused = document.activeElement?.dataset.key;
   replace(
     gutter,
     brackets.map((span) => bracket(span, height, actions)),
     names,
-    groups,
   );
   const stop = [...gutter.children].find((one) => one.dataset.key === focused) ?? gutter.firstElementChild;
   stop?.setAttribute("tabindex", "0");
@@ -58,10 +54,15 @@ export function walkNames(event) {
   next.focus();
 }
 
+/** Whether a module has its name in its bracket. */
+function isTitled(span, height) {
+  return span.depth < DEEPEST && (span.to - span.from) * height >= TITLED;
+}
+
 function bracket(span, height, { fold }) {
   const tall = (span.to - span.from) * height;
   const style = { top: `${span.from * height}px`, height: `${tall - 1}px`, left: `${span.depth * BRACKET}px` };
-  const text = tall >= TITLED ? element("span", {}, lastParts(span.label, tall / 6.2)) : null;
+  const text = isTitled(span, height) ? element("span", {}, lastParts(span.label, tall / 6.2)) : null;
   const title = `${span.path} (${span.to - span.from} rows): click to fold`;
   return button(text, () => fold(span.path), {
     class: "bracket",
@@ -74,16 +75,15 @@ function bracket(span, height, { fold }) {
   });
 }
 
-/** Return the name of a row without the modules around it that are named in their brackets. */
-function labelOf(row, at, brackets, height) {
-  const around = brackets.filter((span) => span.from <= at && at < span.to).sort((a, b) => a.depth - b.depth);
-  const untitled = around.findIndex((span) => (span.to - span.from) * height < TITLED);
-  const named = (untitled < 0 ? around : around.slice(0, untitled)).at(-1);
-  return named ? row.name.slice(named.path.length + 1) || "(itself)" : layerTitle(row.name, Infinity);
+/** Return the name of a row or module, at these rows, without the modules around it that are named in their brackets. */
+function labelOf(path, from, to, brackets, height) {
+  const isAround = (span) => span.from <= from && to <= span.to && span.to - span.from > to - from;
+  const named = brackets.filter((span) => isAround(span) && isTitled(span, height)).sort((a, b) => b.depth - a.depth)[0];
+  return named ? path.slice(named.path.length + 1) || "(itself)" : layerTitle(path, Infinity);
 }
 
-function name(row, label, at, height, left, chosen, { fold, layer }) {
-  const style = { top: `${at * height}px`, height: `${height}px`, left: `${left}px` };
+function name(row, label, { top, height, left }, chosen, { fold, layer }) {
+  const style = { top: `${top}px`, height: `${height}px`, left: `${left}px` };
   const whole = layerTitle(row.name, 400);
   if (row.folded) {
     const title = `${whole} (${row.members.length} layers): click to unfold`;
@@ -109,27 +109,34 @@ function name(row, label, at, height, left, chosen, { fold, layer }) {
   });
 }
 
-/** Return names of modules for orientation: the innermost ones first, then those around them. */
-function labels(brackets, height, left, { fold }) {
+/**
+ * Return names for orientation where rows are lower than a line: of the innermost modules, of those around them that
+ * have no name in a bracket, and of single rows where there is room left. They are whole if those of the modules fit.
+ */
+function ticks(rows, brackets, { height, left, letters }, chosen, actions) {
+  const modules = brackets.filter((span) => !isTitled(span, height)).sort((a, b) => b.depth - a.depth || a.from - b.from);
+  const around = modules.every(({ path }) => path.length <= letters) ? [] : brackets;
+  const middle = ({ from, to }) => ((from + to) / 2) * height;
   const taken = [];
-  const found = [];
-  for (const span of [...brackets].sort((a, b) => b.depth - a.depth || a.from - b.from)) {
-    const middle = ((span.from + span.to) / 2) * height;
-    const room = (span.to - span.from) * height < LINE ? APART * LINE : LINE;
-    if (taken.some((other) => Math.abs(other - middle) < room)) continue;
-    taken.push(middle);
-    const style = { top: `${middle - LINE / 2 - 1}px`, height: `${LINE + 2}px`, left: `${left}px` };
-    found.push(
-      button(span.path, () => fold(span.path), {
-        class: "name group",
-        "data-key": span.path,
-        style,
-        title: `${span.path}: click to fold`,
-        tabindex: "-1",
-      }),
-    );
+  for (const one of [...modules, ...rows.map((row, at) => ({ row, path: row.name, from: at, to: at + 1 }))]) {
+    const room = (one.to - one.from) * height < LINE ? APART * LINE : LINE;
+    if (!taken.some((other) => Math.abs(middle(other) - middle(one)) < room)) taken.push(one);
   }
-  return found;
+  return taken.sort((a, b) => middle(a) - middle(b)).map((one) => {
+    const label = lastParts(labelOf(one.path, one.from, one.to, around, height), letters);
+    const place = { top: middle(one) - LINE / 2 - 1, height: LINE + 2, left };
+    return one.row ? name(one.row, label, place, chosen, actions) : group(one, label, place, actions);
+  });
+}
+
+function group({ path }, label, { top, height, left }, { fold }) {
+  return button(label, () => fold(path), {
+    class: "name group",
+    "data-key": path,
+    style: { top: `${top}px`, height: `${height}px`, left: `${left}px` },
+    title: `${path}: click to fold`,
+    tabindex: "-1",
+  });
 }
 
 function lastParts(label, letters) {

@@ -3,19 +3,20 @@
 import { createCursor } from "./cursor.js";
 import { element, replace } from "./dom.js";
 import { followPointer, viewOf } from "./gestures.js";
-import { drawGutter, walkNames } from "./gutter.js";
+import { drawGutter, LINE, walkNames } from "./gutter.js";
 import { cellsOf, columnAt, columnsOfPixels, paint, pooledPixels } from "./picture.js";
 import { cellAt, metricTitle } from "./readout.js";
 import { createRims } from "./rims.js";
 
 const TALLEST_ROW = 18;
-const ROOM = 480; // pixels of height that rows share
+const ROOM = 480; // pixels of height that rows share, but for a line of text each as long as that is less than MOST
 const KEYS = "Arrow keys move a cursor, Enter opens the cell, plus and minus zoom, 0 shows all.";
 const MOST = 560; // above that several layers share a pixel
 
 /** Return how high a heatmap of `rows` rows is. */
 function heatmapHeight(rows) {
-  return rows * TALLEST_ROW <= ROOM ? rows * TALLEST_ROW : Math.min(rows * Math.max(Math.floor(ROOM / rows), 1), MOST);
+  const least = rows * LINE <= MOST ? LINE : 1;
+  return Math.min(rows * Math.min(Math.max(Math.floor(ROOM / rows), least), TALLEST_ROW), MOST);
 }
 
 /** Return the lane of the heatmap: `{gutter, plot, live, draw}`. `card` is what the lanes of a run share. */
