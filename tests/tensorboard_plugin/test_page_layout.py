@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,6 +73,19 @@ def test_skipped_steps_stand_beside_those_that_were_not_finite(names: list[str],
     wide = [count for count in colours.values() if count > 10]
     row = tab.find(".plot.chart").first.evaluate("(plot) => plot.clientWidth") / 8
     assert wide == [pytest.approx(row / len(names), abs=2)] * len(names)
+
+
+@pytest.mark.parametrize(("rows", "each", "expected"), [(60, 10, "200 400 600"), (100, 10_000, "500,000 1,000,000")])
+def test_runs_side_by_side_have_numbers_on_their_axes_and_room_between_them(
+    rows: int, each: int, expected: str, serve: Serve
+) -> None:
+    _, tab = serve(*[sample_run(name, LAYERS, rows, each=each) for name in ("one", "two")])
+    tab.open(runs="one,two")
+    for ruler in tab.find(".ruler .ticks").all():
+        assert " ".join(ruler.locator("span").all_inner_texts()) == expected
+        boxes = [one.bounding_box() for one in ruler.locator("span").all()]
+        for left, right in pairwise(box for box in boxes if box):
+            assert left["x"] + left["width"] < right["x"]
 
 
 def test_a_ticked_run_is_in_view_in_the_list(serve: Serve) -> None:

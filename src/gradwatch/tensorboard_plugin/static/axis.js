@@ -29,7 +29,7 @@ export function stepAxis([first, last], width) {
     width,
     pixel: (step) => (step - low) * scale,
     step: (pixel) => low + pixel / scale,
-    ticks: () => roundValues(first, last, Math.max(2, width / 110), 1),
+    ticks: () => roundValues(first, last, Math.max(2, width / 96), 1),
   };
 }
 
