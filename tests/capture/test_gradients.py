@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from typing import Any
 
@@ -189,6 +190,11 @@ def test_float64_gradients_may_be_larger_still() -> None:
     read = read_gradients(group_with(full(1e200, 4, torch.float64)))
     assert read.total == pytest.approx(2e200)
     assert read.huge
+
+
+def test_a_total_above_the_largest_float64_is_that_number() -> None:
+    read = read_gradients(group_with(*[full(1.7e308, dtype=torch.float64)] * 2))
+    assert (read.finite, read.huge, read.total) == (True, True, sys.float_info.max)
 
 
 # -- norms that vanish -----------------------------------------------------------------------------------------------

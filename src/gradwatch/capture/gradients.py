@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -90,7 +91,8 @@ def _look_closer(measured: Gradients) -> Gradients:
     norms = exact.cpu().numpy()
     limits = [OVERFLOWS_DOUBLE if tensor.dtype in DOUBLE else OVERFLOWS for tensor in measured.tensors]
     huge = bool((norms >= limits).any())
-    return measured._replace(norms=as_array(norms), total=float(total_norm(exact)), huge=huge)
+    total = min(float(total_norm(exact)), sys.float_info.max)  # as each norm is bounded: elements are finite here
+    return measured._replace(norms=as_array(norms), total=total, huge=huge)
 
 
 def without_underflow(measured: Gradients, loss_scale: float | None = None) -> Gradients:

@@ -102,7 +102,8 @@ class ParameterGroup:
             return self._root_of_sums(rows)
         scale = largest_finite(rows, axis=-1)[..., None]
         scale[scale == 0] = 1.0
-        joined: np.ndarray = self._root_of_sums(rows / scale) * scale
+        with np.errstate(over="ignore"):  # two norms of 1.7e308 have no norm in float64
+            joined: np.ndarray = self._root_of_sums(rows / scale) * scale
         return joined
 
     def _root_of_sums(self, rows: np.ndarray) -> np.ndarray:
