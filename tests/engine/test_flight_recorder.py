@@ -56,15 +56,16 @@ def longer(parts: Setup, steps: int) -> list[Any]:
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (0.02, [1, 2, 3, 4, 5, 6]),  # each at once
-        (0.004, [1, 1, 1, 4, 4, 4]),  # nothing waits for longer than 10 ms
-        (-1.0, [1, 2, 3, 4, 5, 6]),  # a clock that is set back
+        ([0.02] * 6, [1, 2, 3, 4, 5, 6]),  # each at once
+        ([0.008] * 6, [1, 1, 1, 1, 5, 5]),  # nothing waits for longer than 30 ms
+        ([0.001, 0.001, 0.02, 0.001, 0.02, 0.001], [1, 1, 1, 4, 4, 6]),  # a slow step takes those before it along
+        ([-1.0] * 6, [1, 2, 3, 4, 5, 6]),  # a clock that is set back
     ],
 )
 def test_quick_steps_are_written_together(
-    seconds: float, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seconds: list[float], expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flight_recorder, "PATIENCE", 0.01)
+    monkeypatch.setattr(flight_recorder, "PATIENCE", 0.03)
     now = 1e9
 
     def clock() -> float:
@@ -73,7 +74,7 @@ def test_quick_steps_are_written_together(
     def later(_: int) -> None:
         nonlocal now
         seen.append(len(ring_of(tmp_path).steps))
-        now += seconds
+        now += seconds[len(seen) - 1]
 
     parts, seen = setup(), list[int]()
     monitor = watch(tmp_path, parts, log_every_n_steps=50)
@@ -86,6 +87,7 @@ def test_quick_steps_are_written_together(
 
 
 def test_many_steps_do_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight_recorder, "QUICK", 1e9)
     monkeypatch.setattr(flight_recorder, "PATIENCE", 1e9)
     monkeypatch.setattr(flight_recorder, "AT_ONCE", 4)
     parts = setup()
@@ -100,6 +102,7 @@ def test_many_steps_do_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_failing_run_leaves_what_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The log cannot be written at the end: the file stays, with the newest steps too."""
+    monkeypatch.setattr(flight_recorder, "QUICK", 1e9)
     monkeypatch.setattr(flight_recorder, "PATIENCE", 1e9)
     parts = setup()
     monitor = watch(tmp_path, parts, log_every_n_steps=50)

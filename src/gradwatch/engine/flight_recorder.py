@@ -31,10 +31,10 @@ log = logging.getLogger("gradwatch")
 
 # So many incidents have their last steps written each; a run that survives more has them every 64 steps at most.
 WHOLE_INCIDENTS = 20
-# Seconds for which a step may wait for others, and how many may. Writing takes 0.1 ms between the kernels of a step,
-# where all of its code is cold: 0.3 % of this time. Of a process that is killed, steps of the last PATIENCE seconds may
-# be missing, and no others.
-PATIENCE, AT_ONCE = 0.03, 32
+# Writing takes 0.1 ms between the kernels of a step, where all of its code is cold. So steps that follow each other
+# within QUICK seconds wait for others, for PATIENCE seconds and AT_ONCE at most: of a process that is killed, or hangs
+# first, the newest of them may be missing. Where steps take longer, none is.
+QUICK, PATIENCE, AT_ONCE = 0.01, 0.03, 32
 DIGITS = 7  # of the layers' norms in the log: as many as float32 has, at two thirds of the size
 
 
@@ -56,6 +56,7 @@ class FlightRecorder:
         self._run_id = ""
         self._groups: list[ParameterGroup] = []
         self._waiting: dict[int, list[float]] = {}  # when the steps of each optimizer that wait were taken
+        self._taken_at: dict[int, float] = {}  # the newest step of each optimizer
         self._written_at = 0.0
         self._told_at: dict[int, int] = {}
         self._incidents = 0
@@ -77,8 +78,10 @@ class FlightRecorder:
         if self._ring is None:
             return
         now, waiting = time.time(), self._waiting.setdefault(optimizer, [])
+        is_quick = 0 <= now - self._taken_at.get(optimizer, 0.0) < QUICK
+        self._taken_at[optimizer] = now
         waiting.append(now)
-        if now - self._written_at >= PATIENCE or now < self._written_at or len(waiting) >= AT_ONCE:
+        if not (is_quick and 0 <= now - self._written_at < PATIENCE) or len(waiting) >= AT_ONCE:
             self._written_at = now
             self.flush()
 
