@@ -38,6 +38,7 @@ def test_norms_and_total_are_those_of_float64() -> None:
     expected = [float(gradient.double().norm()) for gradient in gradients]
     assert read.norms == pytest.approx(expected, rel=1e-6, abs=0)
     assert read.total == pytest.approx(math.hypot(*expected), rel=1e-6, abs=0)
+    assert read.norms.typecode == "d"
     assert (read.finite, read.huge, read.counts) == (True, False, None)
     assert read.positions.tolist() == [0, 1, 2]
 

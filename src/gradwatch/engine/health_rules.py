@@ -10,7 +10,7 @@ import torch
 from gradwatch.capture.host_norms import host_norms
 from gradwatch.detectors.panel import Panel
 from gradwatch.detectors.selection import select
-from gradwatch.engine.recording import spread
+from gradwatch.engine.recording import gradient_norms
 from gradwatch.observations import FirstForward, Layers, Observation, Ranks, Rows, Setting, Validation
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class HealthRules:
         count, mine = len(group.layers), np.full(2 * len(group.layers), np.nan)
         try:
             weights = group.layer_norms(host_norms([parameter.detach() for parameter in group.parameters]))
-            mine = np.concatenate([weights, group.layer_norms(np.asarray(spread(group, gradients)))])
+            mine = np.concatenate([weights, gradient_norms(group, gradients)])
         finally:
             table = np.array(self._context.gather(mine.tolist()))
         if np.isnan(table).all(axis=1).any():  # the monitor of some rank has failed: its weights need not differ

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +20,8 @@ from gradwatch.observations import Layers
 from gradwatch.records import ClipState, LayerTable, StepRecord
 
 if TYPE_CHECKING:
+    from array import array
+
     from torch import Tensor
 
     from gradwatch.capture.gradients import Gradients
@@ -156,7 +157,7 @@ class PendingRecord:
         missing = {"grad_norm": ~self.with_gradient, "update_ratio": np.isnan(layers.update_ratio)}
         return LayerTable(
             layers.names,
-            {field: array("d", column.astype(np.float64).tobytes()) for field, column in columns.items()},
+            {field: as_array(column.astype(np.float64)) for field, column in columns.items()},
             {field: np.flatnonzero(where).tolist() for field, where in missing.items()},
         )
 
@@ -178,7 +179,7 @@ def begin_record(
         lr=learning_rates(group.optimizer),
         weights=weights_before(group),
         largest=history.peaks.take(group),
-        grad_norms=group.layer_norms(np.asarray(spread(group, exact))),
+        grad_norms=gradient_norms(group, exact),
         with_gradient=has_gradient(group, exact),
         rows=history.take_rows(),
         subnormal=subnormal(group, exact, None if still_scaled else step.loss_scale)
@@ -194,6 +195,11 @@ def spread(group: ParameterGroup, gradients: Gradients) -> array[float]:
     norms = np.zeros(len(group.parameters))
     norms[gradients.positions] = gradients.norms
     return as_array(norms)
+
+
+def gradient_norms(group: ParameterGroup, gradients: Gradients) -> np.ndarray:
+    """Return the norm of each layer's gradient, 0 where there is none, shape [layers]."""
+    return group.layer_norms(np.asarray(spread(group, gradients)))
 
 
 def has_gradient(group: ParameterGroup, gradients: Gradients) -> np.ndarray:
@@ -217,5 +223,4 @@ def largest_layer(group: ParameterGroup, gradients: Gradients) -> str | None:
     """Return the layer with the largest part in the total norm."""
     if not gradients.norms:
         return None
-    norms = group.layer_norms(np.asarray(spread(group, gradients)))
-    return group.layers[int(np.argmax(norms))]
+    return group.layers[int(np.argmax(gradient_norms(group, gradients)))]

@@ -29,7 +29,7 @@ export function drawGutter(gutter, { rows, spans }, height, chosen, actions) {
     height >= LINE
       ? rows.map((row, at) => {
           const label = short(labelOf(row.name, at, at + 1, brackets, height), letters);
-          return name(row, label, { top: at * height, height, left }, chosen, actions);
+          return name(row, label, placed(at * height, height, left), chosen, actions);
         })
       : ticks(rows, brackets, { height, left, letters }, chosen, actions);
   const focused = document.activeElement?.dataset.key;
@@ -54,14 +54,14 @@ export function walkNames(event) {
   next.focus();
 }
 
-/** Whether a module has its name in its bracket. */
+/** Whether the bracket of a module is tall enough for its name. */
 function isTitled(span, height) {
-  return span.depth < DEEPEST && (span.to - span.from) * height >= TITLED;
+  return (span.to - span.from) * height >= TITLED;
 }
 
 function bracket(span, height, { fold }) {
   const tall = (span.to - span.from) * height;
-  const style = { top: `${span.from * height}px`, height: `${tall - 1}px`, left: `${span.depth * BRACKET}px` };
+  const style = placed(span.from * height, tall - 1, span.depth * BRACKET);
   const text = isTitled(span, height) ? element("span", {}, lastParts(span.label, tall / 6.2)) : null;
   const title = `${span.path} (${span.to - span.from} rows): click to fold`;
   return button(text, () => fold(span.path), {
@@ -82,8 +82,9 @@ function labelOf(path, from, to, brackets, height) {
   return named ? path.slice(named.path.length + 1) || "(itself)" : layerTitle(path, Infinity);
 }
 
-function name(row, label, { top, height, left }, chosen, { fold, layer }) {
-  const style = { top: `${top}px`, height: `${height}px`, left: `${left}px` };
+const placed = (top, height, left) => ({ top: `${top}px`, height: `${height}px`, left: `${left}px` });
+
+function name(row, label, style, chosen, { fold, layer }) {
   const whole = layerTitle(row.name, 400);
   if (row.folded) {
     const title = `${whole} (${row.members.length} layers): click to unfold`;
@@ -124,16 +125,16 @@ function ticks(rows, brackets, { height, left, letters }, chosen, actions) {
   }
   return taken.sort((a, b) => middle(a) - middle(b)).map((one) => {
     const label = lastParts(labelOf(one.path, one.from, one.to, around, height), letters);
-    const place = { top: middle(one) - LINE / 2 - 1, height: LINE + 2, left };
-    return one.row ? name(one.row, label, place, chosen, actions) : group(one, label, place, actions);
+    const style = placed(middle(one) - LINE / 2 - 1, LINE + 2, left);
+    return one.row ? name(one.row, label, style, chosen, actions) : group(one, label, style, actions);
   });
 }
 
-function group({ path }, label, { top, height, left }, { fold }) {
+function group({ path }, label, style, { fold }) {
   return button(label, () => fold(path), {
     class: "name group",
     "data-key": path,
-    style: { top: `${top}px`, height: `${height}px`, left: `${left}px` },
+    style,
     title: `${path}: click to fold`,
     tabindex: "-1",
   });
